@@ -19,7 +19,7 @@ import fvfast
 from fvfast.errors import FvfastError
 
 if TYPE_CHECKING:
-    from fvfast.render import Render
+    from fvfast.rendering import Render
 
 CHUNK = "fvfast"  # the text chunk's keyword
 
@@ -89,7 +89,9 @@ def write_png(image: PIL.Image.Image, path: Path, spec: dict[str, Any] | None = 
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise FvfastError(f"cannot write {path} ({error.strerror}); choose another folder with --out") from error
+            raise FvfastError(
+                f"cannot write {path} ({error.strerror}); choose another folder with --out"
+            ) from error
         raise
 
 
@@ -104,7 +106,9 @@ def read_spec(path: Path) -> dict[str, Any]:
     except (OSError, SyntaxError) as error:
         raise FvfastError(f"{path} is not a readable PNG") from error
     if text is None:
-        raise FvfastError(f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again")
+        raise FvfastError(
+            f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again"
+        )
     try:
         spec = json.loads(text)
         return {key: spec[key] for key in ("model", "weights", "target", "seed", "size", "dtype", "recipe")}
@@ -136,16 +140,22 @@ def sheet(
         page.paste(image.resize((tile, tile), PIL.Image.Resampling.LANCZOS), (x, y))
         below = y + tile + round(tile * 0.025)
         draw.text((x, below), _fit(draw, title, title_font, tile), INK, font=title_font)
-        draw.text((x, below + round(tile * 0.085)), _fit(draw, caption, caption_font, tile), FAINT, font=caption_font)
+        draw.text(
+            (x, below + round(tile * 0.085)),
+            _fit(draw, caption, caption_font, tile),
+            FAINT,
+            font=caption_font,
+        )
     return page
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """`text`, shortened from the front where it is wider than `width`: a target's channel stands at its end."""
     if draw.textlength(text, font=font) <= width:
         return text
-    while text and draw.textlength(text + "…", font=font) > width:
-        text = text[1:] if "." in text else text[:-1]
-    return "…" + text if "." in text else text + "…"
+    while text and draw.textlength("…" + text, font=font) > width:
+        text = text[1:]
+    return "…" + text
 
 
 def _umask() -> int:

@@ -334,4 +334,7 @@ def _has_parameter(builder: Callable[..., Any], name: str) -> bool:
     # torchvision's builders pass **kwargs to the class of the same spelling.
     module = sys.modules[builder.__module__]
     classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == builder.__module__]
-    return any(c.__name__.lower() == builder.__name__.replace("_", "") and name in inspect.signature(c).parameters for c in classes)
+    return any(
+        c.__name__.lower() == builder.__name__.replace("_", "") and name in inspect.signature(c).parameters
+        for c in classes
+    )

@@ -86,7 +86,7 @@ class Render:
     def sheet(self, columns: int | None = None) -> PIL.Image.Image:
         """All images on one contact sheet, with their targets and objectives."""
         captions = [
-            f"{start:.2f} → {end:.2f}"
+            f"{start:.2f} to {end:.2f}"
             for start, end in zip(self.objective_start.tolist(), self.objective.tolist(), strict=True)
         ]
         return files.sheet([files.to_pil(i) for i in self.images], self.targets, captions, columns)
@@ -135,7 +135,12 @@ def render(
     loaded = models.load(model, weights)
     where = _device(device)
     kind = _dtype(dtype, where)
-    for name, value, least in (("seed", seed, 0), ("copies", copies, 1), ("batch", batch, 1), ("every", every, 1)):
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("copies", copies, 1),
+        ("batch", batch, 1),
+        ("every", every, 1),
+    ):
         if value is not None and value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
     if threads is not None and threads < 1:
@@ -146,7 +151,9 @@ def render(
     plan = [
         _Image(row, objective, r, seed + copy)
         for row, (objective, r, copy) in enumerate(
-            (objective, r, copy) for objective, r in zip(objectives, chosen, strict=True) for copy in range(copies)
+            (objective, r, copy)
+            for objective, r in zip(objectives, chosen, strict=True)
+            for copy in range(copies)
         )
     ]
     return _Run(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
@@ -176,7 +183,9 @@ class _Job:
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:
             if self.model.name != models.DEFAULT_MODEL:
-                raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
+                raise FvfastError(
+                    f"name at least one target; `fvfast layers {self.model.name}` lists the layers"
+                )
             target = targets.SHOWCASE
         wanted = [target] if isinstance(target, (str, Objective)) else list(target)
         if not wanted:
@@ -201,7 +210,9 @@ class _Job:
     @torch.no_grad()
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
         """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
-        mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
+        mean, std = (
+            torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std)
+        )
         seen = (canvas - mean) / std
         if view != self.size:
             seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
@@ -246,7 +257,9 @@ class _Run:
         while True:
             batches = list(self._batches())
             try:
-                return run(batches, tap, workers=self.workers, threads=self.threads, poll=lambda: self._poll(batches))
+                return run(
+                    batches, tap, workers=self.workers, threads=self.threads, poll=lambda: self._poll(batches)
+                )
             except OutOfMemory as error:
                 self._shrink(error)
 
@@ -360,7 +373,9 @@ class _Run:
             history=torch.stack([r["history"] for r in taken]),
             snapshots=[r["snapshots"] for r in taken],
             recipes=[image.recipe for image in kept],
-            specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
+            specs=[
+                self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)
+            ],
             model=job.model.name,
             device=_device_name(job.device),
             path=fvfast_kernels.describe(job.device)["backend"],
