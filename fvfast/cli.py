@@ -30,9 +30,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-Weights = Annotated[
-    str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")
-]
+Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,9 +60,7 @@ def _complain(sentence: str) -> int:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
         from fvfast import __version__
@@ -90,15 +86,11 @@ def render(
     steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first image of each target.")] = None,
     copies: Annotated[int, typer.Option(help="Images of each target, from seed, seed + 1, ...")] = 1,
-    batch: Annotated[
-        int | None, typer.Option(help="Images in one tensor (default: what suits the device).")
-    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in one tensor (default: what suits the device).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     image: Annotated[str | None, typer.Option(help="Parameterisation: fourier or pixel.")] = None,
     recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams or plain.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
     weights: Weights = "default",
@@ -317,9 +309,7 @@ def layers(
         ]
         print(json.dumps({"model": loaded.name, "size": seen, "layers": rows}, indent=2))
         return
-    rows = [
-        (v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()
-    ]
+    rows = [(v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()]
     _columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
 
 
@@ -352,9 +342,7 @@ def doctor(as_json: Json = False) -> None:
     _columns(None, [(key, str(value)) for key, value in found.items()])
 
 
-def _columns(
-    header: tuple[str, ...] | None, rows: list[tuple[str, ...]], right: tuple[int, ...] = ()
-) -> None:
+def _columns(header: tuple[str, ...] | None, rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     """Print rows in columns as wide as their widest entry; plain text, so that it can be piped."""
     every = [header, *rows] if header else rows
     widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))]

@@ -89,9 +89,7 @@ def write_png(image: PIL.Image.Image, path: Path, spec: dict[str, Any] | None = 
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise FvfastError(
-                f"cannot write {path} ({error.strerror}); choose another folder with --out"
-            ) from error
+            raise FvfastError(f"cannot write {path} ({error.strerror}); choose another folder with --out") from error
         raise
 
 
@@ -106,9 +104,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     except (OSError, SyntaxError) as error:
         raise FvfastError(f"{path} is not a readable PNG") from error
     if text is None:
-        raise FvfastError(
-            f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again"
-        )
+        raise FvfastError(f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again")
     try:
         spec = json.loads(text)
         return {key: spec[key] for key in ("model", "weights", "target", "seed", "size", "dtype", "recipe")}

@@ -102,15 +102,11 @@ def names() -> list[dict[str, str]]:
 
     for name in _torchvision_names():
         file = _cache_file(models.get_model_weights(name).DEFAULT.url)
-        rows.append(
-            {"name": name, "source": "torchvision", "weights": "cached" if file.exists() else "download"}
-        )
+        rows.append({"name": name, "source": "torchvision", "weights": "cached" if file.exists() else "download"})
     if importlib.util.find_spec("timm"):
         import timm
 
-        rows += [
-            {"name": f"timm:{name}", "source": "timm", "weights": "download"} for name in timm.list_models()
-        ]
+        rows += [{"name": f"timm:{name}", "source": "timm", "weights": "download"} for name in timm.list_models()]
     return rows
 
 

@@ -288,9 +288,7 @@ class Blur(Objective):
 
         image = context.canvas
         size = 2 * math.ceil(3 * self.sigma) + 1
-        return (
-            (image - gaussian_blur(image.detach(), [size, size], [self.sigma] * 2)).square().mean((1, 2, 3))
-        )
+        return (image - gaussian_blur(image.detach(), [size, size], [self.sigma] * 2)).square().mean((1, 2, 3))
 
     @property
     def label(self) -> str:
@@ -428,9 +426,7 @@ def together(objectives: Sequence[tuple[Objective, int]]) -> Callable[[Context],
     others: list[tuple[Objective, int, int]] = []
     for (objective, count), start in zip(objectives, starts, strict=False):
         if isinstance(objective, Channel):
-            gathers.setdefault(objective.layer, []).extend(
-                (start + i, objective.channel) for i in range(count)
-            )
+            gathers.setdefault(objective.layer, []).extend((start + i, objective.channel) for i in range(count))
         else:
             others.append((objective, start, start + count))
     indices: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}

@@ -88,18 +88,14 @@ def ascend(batch: Batch, tap: Tap, stopped: Callable[[], bool]) -> None:
 def _gradient(value: Tensor, parameter: Tensor, batch: Batch) -> Tensor:
     finite = value.isfinite()
     if not finite.all():
-        bad = [part.label for part, count in batch.objectives for _ in range(count)][
-            int(finite.int().argmin())
-        ]
+        bad = [part.label for part, count in batch.objectives for _ in range(count)][int(finite.int().argmin())]
         raise FvfastError(
             f"the objective {bad} became {float(value[~finite][0])} at step {batch.done + 1}: try a smaller --lr, "
             "or --dtype float32"
         )
     if not value.requires_grad:
         labels = ", ".join(part.label for part, _ in batch.objectives)
-        raise FvfastError(
-            f"the objective {labels} does not depend on the image: there is nothing to optimise"
-        )
+        raise FvfastError(f"the objective {labels} does not depend on the image: there is nothing to optimise")
     return torch.autograd.grad(-value.sum(), parameter)[0]  # Adam minimises
 
 

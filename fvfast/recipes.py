@@ -118,13 +118,9 @@ def choose(
     The default recipe has one set of figures for layers and another for classes.
     """
     if name not in RECIPES:
-        raise FvfastError(
-            f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are {', '.join(RECIPES)}"
-        )
+        raise FvfastError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are {', '.join(RECIPES)}")
     if image is not None and image not in IMAGES:
-        raise FvfastError(
-            f"unknown image {image!r}{did_you_mean(image, IMAGES)}; there are {', '.join(IMAGES)}"
-        )
+        raise FvfastError(f"unknown image {image!r}{did_you_mean(image, IMAGES)}; there are {', '.join(IMAGES)}")
     recipe = RECIPES[name]
     if recipe is DEFAULT and objective.layers and objective.layers <= {LOGITS}:
         recipe = DEFAULT_CLASSES

@@ -151,9 +151,7 @@ def render(
     plan = [
         _Image(row, objective, r, seed + copy)
         for row, (objective, r, copy) in enumerate(
-            (objective, r, copy)
-            for objective, r in zip(objectives, chosen, strict=True)
-            for copy in range(copies)
+            (objective, r, copy) for objective, r in zip(objectives, chosen, strict=True) for copy in range(copies)
         )
     ]
     return _Run(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
@@ -183,9 +181,7 @@ class _Job:
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:
             if self.model.name != models.DEFAULT_MODEL:
-                raise FvfastError(
-                    f"name at least one target; `fvfast layers {self.model.name}` lists the layers"
-                )
+                raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
             target = targets.SHOWCASE
         wanted = [target] if isinstance(target, (str, Objective)) else list(target)
         if not wanted:
@@ -210,9 +206,7 @@ class _Job:
     @torch.no_grad()
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
         """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
-        mean, std = (
-            torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std)
-        )
+        mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
         seen = (canvas - mean) / std
         if view != self.size:
             seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
@@ -257,9 +251,7 @@ class _Run:
         while True:
             batches = list(self._batches())
             try:
-                return run(
-                    batches, tap, workers=self.workers, threads=self.threads, poll=lambda: self._poll(batches)
-                )
+                return run(batches, tap, workers=self.workers, threads=self.threads, poll=lambda: self._poll(batches))
             except OutOfMemory as error:
                 self._shrink(error)
 
@@ -272,9 +264,7 @@ class _Run:
         elif self.workers > 1:
             self.workers //= 2
         else:
-            raise FvfastError(
-                f"memory ran out with one image of {self.job.size} px: use a smaller --size"
-            ) from error
+            raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
         self.notify(f"memory ran out: going on with {self.size * self.workers} images at a time")
 
     def _batches(self) -> Iterator[Batch]:
@@ -373,9 +363,7 @@ class _Run:
             history=torch.stack([r["history"] for r in taken]),
             snapshots=[r["snapshots"] for r in taken],
             recipes=[image.recipe for image in kept],
-            specs=[
-                self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)
-            ],
+            specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
             model=job.model.name,
             device=_device_name(job.device),
             path=fvfast_kernels.describe(job.device)["backend"],
