@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from fvfast.models import load as load
     from fvfast.recipes import RECIPES as RECIPES
     from fvfast.recipes import Recipe as Recipe
-    from fvfast.rendering import Progress as Progress
-    from fvfast.rendering import Render as Render
     from fvfast.rendering import render as render
+    from fvfast.result import Progress as Progress
+    from fvfast.result import Render as Render
     from fvfast.views import Views as Views
 
 # Importing torch takes seconds; `fvfast --help` should not.
@@ -32,8 +32,8 @@ _HOMES = {
     "load": "models",
     "RECIPES": "recipes",
     "Recipe": "recipes",
-    "Progress": "rendering",
-    "Render": "rendering",
+    "Progress": "result",
+    "Render": "result",
     "render": "rendering",
     "Views": "views",
 }

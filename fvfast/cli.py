@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +15,7 @@ from fvfast.errors import FvfastError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fvfast.rendering import Progress, Render
+    from fvfast.result import Progress, Render
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

@@ -19,7 +19,7 @@ import fvfast
 from fvfast.errors import FvfastError
 
 if TYPE_CHECKING:
-    from fvfast.rendering import Render
+    from fvfast.result import Render
 
 CHUNK = "fvfast"  # the text chunk's keyword
 

@@ -69,14 +69,15 @@ class Image(ABC):
     def view(self, views: Tensor) -> Tensor:
         """What the network sees: [B, 3, R, R], normalised, differentiable. views: [B, 6] as `Views.draw` gives."""
         frame = self.frame
+        size = (frame.view, frame.view)
         canvas = self.canvas()
         mean, std = frame.mean[:, None, None], frame.std[:, None, None]
         if self.views.still and frame.view == frame.size:
             image = (canvas - mean) / std
         elif self.views.border == "mean":
-            image = warp((canvas - mean) / std, matrices(views), (frame.view,) * 2, border=0.0)
+            image = warp((canvas - mean) / std, matrices(views), size, border=0.0)
         else:
-            image = (warp(canvas, matrices(views), (frame.view,) * 2, border=self.views.border) - mean) / std
+            image = (warp(canvas, matrices(views), size, border=self.views.border) - mean) / std
         return image.to(frame.dtype, memory_format=torch.channels_last)
 
 

@@ -98,10 +98,9 @@ def names() -> list[dict[str, str]]:
         for n in LITE_SIZES
         if _lite_weights_package(n)
     ]
-    from torchvision import models
 
     for name in _torchvision_names():
-        file = _cache_file(models.get_model_weights(name).DEFAULT.url)
+        file = _cache_file(_best_weights(name).url)
         rows.append({"name": name, "source": "torchvision", "weights": "cached" if file.exists() else "download"})
     if importlib.util.find_spec("timm"):
         import timm
@@ -160,7 +159,7 @@ def _load_torchvision(name: str, weights: str) -> Model:
     if name not in _torchvision_names():
         known = [row["name"] for row in names()]
         raise FvfastError(f"unknown model {name!r}{did_you_mean(name, known)}; see `fvfast models`")
-    entry = models.get_model_weights(name).DEFAULT
+    entry = _best_weights(name)
     builder = models.get_model_builder(name)
     # Some builders warn that they will initialise slowly unless told whether to.
     options: dict[str, Any] = {"init_weights": True} if _has_parameter(builder, "init_weights") else {}
@@ -322,6 +321,14 @@ def _torchvision_names() -> list[str]:
 
     # Quantized twins share the name space but cannot be differentiated.
     return models.list_models(module=models)
+
+
+def _best_weights(name: str) -> Any:
+    """torchvision's recommended weights of a model: a member of its enumeration, with url, meta and transforms."""
+    from torchvision import models
+
+    enumeration: Any = models.get_model_weights(name)
+    return enumeration.DEFAULT
 
 
 def _has_parameter(builder: Callable[..., Any], name: str) -> bool:

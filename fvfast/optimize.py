@@ -20,9 +20,10 @@ from fvfast_kernels import adam_
 from torch import Tensor
 
 from fvfast.errors import FvfastError
+from fvfast.expressions import Context, Objective
 from fvfast.images import Image
 from fvfast.layers import Tap
-from fvfast.objectives import Context, Objective, together
+from fvfast.objectives import together
 
 
 @dataclass

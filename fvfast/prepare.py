@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def prepare(
     fast = copy.deepcopy(module)
     for child in fast.modules():
         if getattr(child, "inplace", False) is True:
-            child.inplace = False  # pyright: ignore[reportAttributeAccessIssue]
+            setattr(child, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors and modules)
     fast = _fold(fast, layers, wanted, size)
     if any(isinstance(child, nn.Conv2d) for child in fast.modules()):
         fast = fast.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -79,7 +80,7 @@ def _run_and_pair(
     pairs: list[tuple[str, str]] = []
     runs: dict[str, int] = {}
 
-    def after(name: str, child: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def after(name: str, child: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         runs[name] = runs.get(name, 0) + 1
         if isinstance(child, nn.Conv2d):
             produced[id(output)] = name

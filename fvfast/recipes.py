@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fvfast.errors import FvfastError, did_you_mean
+from fvfast.expressions import Objective
 from fvfast.layers import LOGITS
-from fvfast.objectives import Objective
 from fvfast.views import Views
 
 IMAGES = ("fourier", "pixel")

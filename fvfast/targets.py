@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 
 from fvfast.errors import FvfastError, did_you_mean
+from fvfast.expressions import Objective
 from fvfast.layers import LOGITS, Layer, find
 from fvfast.models import Model
-from fvfast.objectives import Channel, Neuron, Objective, WholeLayer
+from fvfast.objectives import Channel, Neuron, WholeLayer
 
 FORMS = "LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X, LAYER, or logits:NAME"
 
