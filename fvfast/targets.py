@@ -67,9 +67,11 @@ def label(objective: Objective, model: Model) -> str:
 
 
 def class_index(text: str, model: Model) -> int:
-    """The class that a name means: case, spaces, hyphens and underscores do not matter."""
+    """The class that a name means: case, spaces, hyphens and underscores matter only where two would be the same."""
     if not model.classes:
         raise FvfastError(f"{model.name} does not name its classes; write {LOGITS}:INDEX instead of {text!r}")
+    if model.classes.count(text) == 1:  # ImageNet has a Cardigan (a dog) and a cardigan
+        return model.classes.index(text)
     wanted = _plain(text)
     hits = [i for i, name in enumerate(model.classes) if _plain(name) == wanted]
     if len(hits) == 1:

@@ -53,21 +53,23 @@ class Views:
         Returns [steps, 6] float32: ty, tx (canvas pixels), zy, zx (canvas pixels per view pixel), sigma (shear,
         pixels in x per pixel in y) and the angle (radians).
         """
+        # One row a step, so that fewer steps mean the first of the same views: an interrupted render can be repeated.
+        draws = torch.rand(steps, 6, generator=generator, dtype=torch.float64)
 
-        def uniform(low: float, high: float, count: int = 1) -> Tensor:
-            return low + (high - low) * torch.rand(steps, count, generator=generator, dtype=torch.float64)
+        def uniform(low: float, high: float, columns: slice) -> Tensor:
+            return low + (high - low) * draws[:, columns]
 
-        shift = uniform(-self.jitter, self.jitter, 2)
+        shift = uniform(-self.jitter, self.jitter, slice(0, 2))
         low, high = math.log(self.zoom[0]), math.log(self.zoom[1])
-        stretch = uniform(-math.log(self.stretch), math.log(self.stretch)) / 2
-        zoom = (uniform(low, high) + torch.cat([stretch, -stretch], 1)).exp()  # [steps, 2]
+        stretch = uniform(-math.log(self.stretch), math.log(self.stretch), slice(2, 3)) / 2
+        zoom = (uniform(low, high, slice(3, 4)) + torch.cat([stretch, -stretch], 1)).exp()  # [steps, 2]
         zoom = zoom * (canvas + 2 * self.pad) / view
-        sigma = torch.tan(torch.deg2rad(uniform(-self.shear, self.shear)))
+        sigma = torch.tan(torch.deg2rad(uniform(-self.shear, self.shear, slice(4, 5))))
         if self.choices:
-            index = torch.randint(len(self.choices), (steps,), generator=generator)
-            degrees = torch.tensor(self.choices, dtype=torch.float64)[index, None]
+            index = (draws[:, 5:6] * len(self.choices)).long()
+            degrees = torch.tensor(self.choices, dtype=torch.float64)[index]
         else:
-            degrees = uniform(-self.rotate, self.rotate)
+            degrees = uniform(-self.rotate, self.rotate, slice(5, 6))
         return torch.cat([shift, zoom, sigma, torch.deg2rad(degrees)], 1).float()
 
 
