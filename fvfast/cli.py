@@ -140,8 +140,10 @@ def render(
         _table(screen.console, result, paths)
     for sentence in result.notes:
         print(f"fvfast: {sentence}", file=sys.stderr)
-    for sentence in result.failures:
-        raise FvfastError(sentence)
+    if result.failures:
+        for sentence in result.failures:
+            _complain(sentence)
+        raise typer.Exit(BAD_INPUT)
     if result.interrupted:
         print(f"fvfast: interrupted; wrote {len(paths)} images as far as they had come", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
@@ -296,7 +298,7 @@ def layers(
     from fvfast.prepare import pristine
 
     loaded = load(model, weights)
-    chosen = size or loaded.size
+    chosen = loaded.size if size is None else size
     if chosen < 1:
         raise FvfastError(f"size must be 1 or more, not {chosen}")
     seen, found = input_size(pristine(loaded.module, torch.device("cpu")), chosen, loaded.size, loaded.name)

@@ -10,6 +10,16 @@ class FvfastError(Exception):
     """Bad input, or a machine that cannot do what was asked. The command line prints it and exits with 2."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the CPU (where torch raises a RuntimeError)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "bad_alloc" in text
+    )
+
+
 def nearest(word: str, names: Iterable[str], count: int = 3) -> list[str]:
     """The names most like `word`, best first; those that contain it come before those merely alike."""
     names = list(names)

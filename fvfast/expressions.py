@@ -143,8 +143,8 @@ class _Binary(Objective):
     right: Objective
 
     def value(self, context: Context) -> Tensor:
-        left, right = self.left.value(context), self.right.value(context)
-        return _OPERATIONS[self.operation](left.to(right.device), right.to(left.device))
+        # A number is a 0-d tensor on the CPU, which torch combines with tensors on any device.
+        return _OPERATIONS[self.operation](self.left.value(context), self.right.value(context))
 
     def leaves(self) -> Iterator[Objective]:
         yield from self.left.leaves()

@@ -33,11 +33,15 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
     return PIL.Image.fromarray(array)
 
 
-def writable(folder: Path) -> Path:
-    """Make `folder` and see that files can be put there, before any work is done for it."""
+def writable(folder: Path, make: bool = False) -> Path:
+    """See that files can be put into `folder`, before any work is done for it; make it only if told to."""
+    there = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        while not there.exists():  # a folder that is missing is made later, in the nearest that is there
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise FvfastError(
@@ -48,7 +52,7 @@ def writable(folder: Path) -> Path:
 
 def save(render: Render, folder: Path) -> list[Path]:
     """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths."""
-    writable(folder)
+    writable(folder, make=True)
     names = file_names(render.targets, render.seeds, render.model)
     paths = []
     for name, image, spec, shots in zip(names, render.images, render.specs, render.snapshots, strict=True):
@@ -56,7 +60,7 @@ def save(render: Render, folder: Path) -> list[Path]:
         write_png(to_pil(image), path, spec)
         for step, shot in shots:
             snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}
-            write_png(to_pil(shot), writable(folder / "snapshots") / f"{name}-step{step:05d}.png", snapshot)
+            write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)
         paths.append(path)
     return paths
 

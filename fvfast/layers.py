@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast.errors import FvfastError, did_you_mean
+from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 
 LOGITS = "logits"
+UNFOLDED = "fvfast_unfolded"  # where a folded convolution keeps itself as it was, for the sake of who wants its output
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def trace(module: nn.Module, size: int) -> dict[str, Layer]:
 
     def observe(name: str, kind: str, output: Any) -> None:
         tensor = first_tensor(output)
-        if tensor is None or tensor.dim() not in (2, 3, 4) or len(tensor) != 1:
-            return
         calls[name] = calls.get(name, 0) + 1
         found.pop(name, None)  # a layer that runs again counts where it ran last
+        if tensor is None or tensor.dim() not in (2, 3, 4) or len(tensor) != 1:
+            return
         found[name] = _describe(name, kind, tensor, calls[name])
 
     handles = [
@@ -94,6 +95,8 @@ def input_size(module: nn.Module, size: int, native: int, name: str) -> tuple[in
     try:
         return size, trace(module, size)
     except Exception as error:  # networks refuse sizes with every kind of exception
+        if is_out_of_memory(error):
+            raise
         refusal = error
     try:
         layers = trace(module, native)
@@ -103,8 +106,9 @@ def input_size(module: nn.Module, size: int, native: int, name: str) -> tuple[in
         trace(module, native + 64)
     except Exception:
         return native, layers
-    smallest = next(s for s in range(size, native + 1, 8) if s == native or _takes(module, s))
-    raise FvfastError(f"{name} cannot take images of {size} px; use --size {smallest} or more") from refusal
+    larger = range(size // 8 * 8 + 8, native, 8)
+    fitting = next((s for s in (*larger, max(native, size // 32 * 32)) if s != size and _takes(module, s)), native)
+    raise FvfastError(f"{name} cannot take images of {size} px; use --size {fitting}") from refusal
 
 
 def _takes(module: nn.Module, size: int) -> bool:
@@ -178,15 +182,15 @@ class Tap:
             left: dict[str, int] | None = getattr(self._run, "left", None)
             if left is None or name not in left:
                 return None
-            tensor = first_tensor(output)
-            self._run.got[name] = tensor
+            unfolded = getattr(module, UNFOLDED, None)
+            self._run.got[name] = first_tensor(output) if unfolded is None else unfolded(*inputs)
             left[name] -= 1
             if left[name] == 0:
                 del left[name]
             if not left:
                 raise _Stop
             # What follows may work in place (`out += identity`): it gets a copy, the kept tensor stays as it was.
-            return tensor.clone() if isinstance(output, Tensor) and tensor is not None else None
+            return output.clone() if isinstance(output, Tensor) else None
 
         return keep
 

@@ -207,6 +207,8 @@ def _load_timm(name: str, weights: str) -> Model:
 
 def _load_callable(name: str, weights: str) -> Model:
     package, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*package.split("."), attribute)):
+        raise FvfastError(f"{name!r} is no model; write package.module:callable")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: one's own file lies in the current folder
     try:
@@ -218,8 +220,11 @@ def _load_callable(name: str, weights: str) -> Model:
     if not hasattr(found, attribute):
         near = did_you_mean(attribute, [n for n in dir(found) if not n.startswith("_")])
         raise FvfastError(f"{package} has no {attribute!r}{near}")
+    made = getattr(found, attribute)
+    if not isinstance(made, nn.Module) and not callable(made):
+        raise FvfastError(f"{name} is a {type(made).__name__}, not something that makes a torch.nn.Module")
     with _seeded():
-        module = getattr(found, attribute)()
+        module = made if isinstance(made, nn.Module) else made()
     if not isinstance(module, nn.Module):
         raise FvfastError(f"{name} gave a {type(module).__name__}, not a torch.nn.Module")
     if weights not in ("none", "default"):

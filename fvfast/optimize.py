@@ -19,11 +19,11 @@ import torch
 from fvfast_kernels import adam_
 from torch import Tensor
 
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Context, Objective
 from fvfast.images import Image
-from fvfast.layers import Tap
 from fvfast.objectives import together
+from fvfast.prepare import Fast
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Batch:
         return len(self.table)
 
 
-def ascend(batch: Batch, tap: Tap, stopped: Callable[[], bool]) -> None:
+def ascend(batch: Batch, tap: Fast, stopped: Callable[[], bool]) -> None:
     """Take the batch's steps, or as many as there is time for until `stopped()`.
 
     Raises FvfastError where an objective is not a number, or does not depend on the image.
@@ -113,7 +113,7 @@ class OutOfMemory(Exception):
 
 def run(
     batches: Sequence[Batch],
-    tap: Tap,
+    tap: Fast,
     *,
     workers: int,
     threads: int,
@@ -166,16 +166,6 @@ def run(
     if failed:
         raise failed[0]
     return sorted(begun, key=lambda batch: batch.rows)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the CPU (where torch raises a RuntimeError)."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "bad_alloc" in text
-    )
 
 
 def crew_size(threads: int | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fvfast import models, recipes
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.models import Model
 from fvfast.recipes import Recipe
@@ -74,18 +74,41 @@ def render(
     ):
         if value is not None and value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
+    if seed + copies > 2**63:
+        raise FvfastError(f"seed must be below 2^63, not {seed}")
     if threads is not None and threads < 1:
         raise FvfastError(f"threads must be 1 or more, not {threads}")
-    job = Job(loaded, where, kind, _canvas_size(recipe, size, loaded))
+    known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
+    canvas = _canvas_size(known, size, loaded)
+    try:
+        job = Job(loaded, where, kind, canvas, known.view if known else None)
+        plan = _plan(job, target, recipe, image=image, steps=steps, lr=lr, seed=seed, copies=copies)
+        return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FvfastError(f"memory ran out with images of {canvas} px: use a smaller --size or fewer steps") from error
+
+
+def _plan(
+    job: Job,
+    target: str | Objective | Sequence[str | Objective] | None,
+    recipe: str | Recipe,
+    *,
+    image: str | None,
+    steps: int | None,
+    lr: float | None,
+    seed: int,
+    copies: int,
+) -> list[ImagePlan]:
     objectives = job.objectives(target)
     chosen = [_recipe(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
-    plan = [
+    return [
         ImagePlan(row, objective, r, seed + copy)
         for row, (objective, r, copy) in enumerate(
             (objective, r, copy) for objective, r in zip(objectives, chosen, strict=True) for copy in range(copies)
         )
     ]
-    return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
 
 
 def _recipe(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:
@@ -94,13 +117,15 @@ def _recipe(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recip
     if changes["lr"] is not None and not changes["lr"] > 0:
         raise FvfastError(f"lr must be above 0, not {changes['lr']}")
     if isinstance(recipe, Recipe):
+        parameterisation = changes["image"] or recipe.image
+        if parameterisation not in recipes.IMAGES:
+            raise FvfastError(f"unknown image {parameterisation!r}; there are {', '.join(recipes.IMAGES)}")
         return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     return recipes.choose(recipe, objective, **changes)
 
 
-def _canvas_size(recipe: str | Recipe, size: int | None, model: Model) -> int:
-    known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
-    chosen = size or (known.size if known else None) or model.size
+def _canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
+    chosen = size if size is not None else (recipe.size if recipe else None) or model.size
     if not SMALLEST <= chosen <= LARGEST:
         raise FvfastError(f"size must be {SMALLEST} to {LARGEST} px, not {chosen}")
     return chosen
@@ -111,7 +136,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.zeros(1, device=found)
+        torch.zeros(1, device=found).item()  # the device "meta" makes tensors that hold nothing
     except (RuntimeError, AssertionError) as error:
         usable = "cpu" + (", cuda" if torch.cuda.is_available() else "")
         raise FvfastError(f"device {str(device)!r} cannot be used here; there is {usable}") from error

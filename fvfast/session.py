@@ -38,10 +38,11 @@ class ImagePlan:
 class Job:
     """A model on its device, with its layers at the size of the views."""
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int) -> None:
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int, view: int | None) -> None:
+        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
         self.module = prepare.pristine(model.module, device)
-        self.native, self.layers = layers.input_size(self.module, size, model.size, model.name)
+        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
 
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:
@@ -61,12 +62,6 @@ class Job:
             one.check(self.layers, self.model.name)
             found.append(one)
         return found
-
-    def view_size(self, recipe: Recipe) -> int:
-        """The network's only size if it has but one, else the recipe's, else the canvas's."""
-        if self.native != self.size:
-            return self.native
-        return recipe.view or self.size
 
     @torch.no_grad()
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
@@ -104,20 +99,22 @@ class Session:
     def render(self) -> Render:
         job = self.job
         wanted = layers_of([image.objective for image in self.plan])
-        fast = prepare.prepare(job.module, job.layers, wanted, job.native, job.dtype)
+        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype)
         started = time.perf_counter()
-        with Tap(fast, job.layers, wanted) as tap, Tap(job.module, job.layers, wanted) as judge:
-            begun = self._run(tap)
+        with fast, Tap(job.module, job.layers, wanted) as judge:
+            begun = self._run(fast)
             seconds = time.perf_counter() - started
             return self._gather(begun, judge, seconds)
 
-    def _run(self, tap: Tap) -> list[Batch]:
+    def _run(self, tap: prepare.Fast) -> list[Batch]:
         """Run every image, with fewer at a time whenever memory runs out."""
         while True:
             batches = list(self._batches())
             poll = functools.partial(self._poll, batches)
             try:
-                return run(batches, tap, workers=self.workers, threads=self.threads, poll=poll)
+                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll)
+                self._report(batches)
+                return begun
             except OutOfMemory as error:
                 self._shrink(error)
 
@@ -162,7 +159,7 @@ class Session:
 
     def _batch(self, images: list[ImagePlan]) -> Batch:
         job, recipe = self.job, images[0].recipe
-        view = job.view_size(recipe)
+        view = job.view
         kind = PARAMETERISATIONS[recipe.image]
         noise: list[Tensor] = []
         tables: list[Tensor] = []
@@ -190,6 +187,12 @@ class Session:
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
+        self._report(batches)
+        if self.stop and self.stop():
+            self.interrupted = True
+        return self.interrupted
+
+    def _report(self, batches: Sequence[Batch]) -> None:
         if self.progress:
             done = sum(b.done * len(b.rows) for b in batches)
             total = sum(b.steps * len(b.rows) for b in batches)
@@ -197,16 +200,13 @@ class Session:
             last = [float(b.history[b.done - 1].mean()) for b in batches if b.done]
             value = sum(last) / len(last) if last else float("nan")
             self.progress(Progress(done, total, finished, len(self.plan), value))
-        if self.stop and self.stop():
-            self.interrupted = True
-        return self.interrupted
 
     def _gather(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
         job = self.job
         good = [b for b in begun if b.error is None]
         failures = [str(b.error) for b in begun if b.error is not None]
         if not good:
-            raise begun[0].error or FvfastError("the render was stopped before it began")
+            raise (begun[0].error if begun else None) or FvfastError("the render was stopped before it began")
         steps = max(b.steps for b in good)
         rows: dict[int, dict[str, Any]] = {}
         threads = torch.get_num_threads()
