@@ -9,6 +9,8 @@ import inspect
 import io
 import socket
 import sys
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -195,7 +197,7 @@ def _load_timm(name: str, weights: str) -> Model:
         near = did_you_mean(inner, known)
         raise FvfastError(f"unknown model {name!r}{near}; see `fvfast models timm:`")
     if weights == "default":
-        with _downloads(name, None):
+        with _downloads(name, None), _hub_unreached():
             module = timm.create_model(inner, pretrained=True)
     else:
         with _seeded():
@@ -302,6 +304,26 @@ def _downloads(name: str, file: Path | None) -> Iterator[None]:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _hub_unreached() -> Iterator[None]:
+    """Where its hub cannot be reached, have huggingface_hub look in its cache only: it would retry for a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # an answer all the same
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager
