@@ -15,8 +15,10 @@ from torch import Tensor
 import fvfast
 from bench.report import DOCS, stamp, table, write_block
 from fvfast import files, quality
+from fvfast.expressions import Context
 from fvfast.images import COLOUR, envelope
 from fvfast.layers import Tap
+from fvfast.optimize import layers_of
 from fvfast.session import Job
 
 SIZE = 224
@@ -38,14 +40,15 @@ def noise_images(count: int, seed: int = 0) -> Tensor:
 
 def best_of_noise(count: int) -> list[float]:
     """The largest objective of each target over `count` noise images."""
-    model = fvfast.load()
-    job = Job(model, torch.device("cpu"), torch.float32, SIZE)
+    job = Job(fvfast.load(), torch.device("cpu"), torch.float32, SIZE, None)
     objectives = job.objectives(TARGETS)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (job.model.mean, job.model.std))
     best = torch.full((len(objectives),), float("-inf"))
-    with Tap(job.module, job.layers, {name for o in objectives for name in o.layers}) as tap:
+    with Tap(job.module, job.layers, layers_of(objectives)) as tap, torch.no_grad():
         for start in range(0, count, 50):
-            images = noise_images(min(50, count - start), seed=start)
-            values = torch.stack([job.evaluate(tap, o, images, SIZE) for o in objectives])
+            seen = (noise_images(min(50, count - start), seed=start) - mean) / std
+            context = Context(tap(seen), layers=job.layers)
+            values = torch.stack([objective.value(context) for objective in objectives])  # [24, 50]
             best = torch.maximum(best, values.amax(1))
     return best.tolist()
 

@@ -16,9 +16,11 @@ TARGETS = [f"_blocks.{block}:{channels}" for block, channels in CHANNELS.items()
 
 
 def main() -> None:
-    rows = []
+    rows: list[list[str]] = []
+    count = 0
     for name in RECIPES:
         result = fvfast.render(target=TARGETS, recipe=name)
+        count = len(result)
         classes = [target.startswith("logits") for target in result.targets]
         channel_mean = result.objective[[i for i, c in enumerate(classes) if not c]].mean()
         class_mean = result.objective[[i for i, c in enumerate(classes) if c]].mean()
@@ -42,7 +44,7 @@ def main() -> None:
         sheet = files.sheet([files.to_pil(image) for image in images], result.targets, captions, columns=8, tile=160)
         sheet.save(DOCS / "images" / f"recipe-{name}.webp", quality=85)
     header = ["recipe", "px", "steps", "s/image", "channels", "classes", "contrast", "colour", "slope", "HF"]
-    text = f"{table(header, rows)}\n\nMeans over {len(result)} features. Measured on {stamp()}."
+    text = f"{table(header, rows)}\n\nMeans over {count} features. Measured on {stamp()}."
     write_block(DOCS / "recipes.md", "table", text)
 
 
