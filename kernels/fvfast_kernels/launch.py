@@ -1,0 +1,174 @@
+"""Launch parameters and launchers: what the kernels are called with. A table by shape and architecture, no tuning.
+
+Nothing here synchronises, allocates on the device or reads a tensor's values, so that everything can be captured in
+a CUDA graph after one warm-up call at the same shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fvfast_kernels import adjoint, synthesis
+from fvfast_kernels.geometry import Epilogue, Geometry
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Block sizes of one kernel (its own constants' names), warps and pipeline stages."""
+
+    blocks: dict[str, int]
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def options(self) -> dict[str, int]:
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
+    """The table. Larger tiles reuse a basis more often; these are the largest that spill on no architecture."""
+
+    def cut(block: int, size: int) -> int:
+        """A block no larger than needed, and no smaller than the 16 that tensor cores take."""
+        return min(block, max(16, 1 << (size - 1).bit_length()))
+
+    half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
+    r, k = geometry.rows, geometry.columns
+    return {
+        "columns": Tile({"BI": cut(64, half_h), "BR": cut(32, r), "BK": cut(32, k)}),
+        "rows": Tile({"BI": cut(32, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(32, k)}),
+        "rows_adjoint": Tile({"BI": cut(32, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(32, k)}),
+        "columns_adjoint": Tile({"BI": cut(32, half_h), "BR": cut(64, r), "BK": cut(32, k)}),
+    }
+
+
+def padded_columns(geometry: Geometry) -> int:
+    """Columns of the intermediate Y: a multiple of 8, so that its rows begin at 16-byte boundaries."""
+    return -(-geometry.columns // 8) * 8
+
+
+@dataclass
+class Workspace:
+    """What a synthesis keeps between its kernels: Y, which the adjoint overwrites, and the sigmoid."""
+
+    y: Tensor  # [B, 3, 2, Rh, KP] float32
+    sigmoid: Tensor  # [B, 3, Rh, Rw] float32 (exact) or float16 (fast)
+
+    @classmethod
+    def allocate(cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str) -> Workspace:
+        shape = (batch, 3, 2, geometry.out_height, padded_columns(geometry))
+        kind = torch.float32 if precision == "exact" else torch.float16
+        sigmoid = torch.empty((batch, 3, geometry.out_height, geometry.out_width), dtype=kind, device=device)
+        return cls(torch.empty(shape, dtype=torch.float32, device=device), sigmoid)
+
+
+def empty_view(batch: int, geometry: Geometry, layout: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised view in one of the layouts of `synthesize`."""
+    channels = 4 if layout == "nhwc4" else 3
+    shape = (batch, channels, geometry.out_height, geometry.out_width)
+    kind = torch.contiguous_format if layout == "nchw" else torch.channels_last
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=kind)
+
+
+def sizes(geometry: Geometry) -> dict[str, int]:
+    return {"H": geometry.height, "W": geometry.width, "RH": geometry.out_height}
+
+
+def launch_forward(
+    spectrum: Tensor,
+    envelope: Tensor,
+    views: Tensor,
+    step: Tensor | None,
+    view: Tensor,
+    workspace: Workspace,
+    geometry: Geometry,
+    epilogue: Epilogue,
+    *,
+    exact: bool,
+    shear: bool,
+) -> None:
+    """columns, rows: from the spectrum to `view`, filling the workspace."""
+    batch, kp, table = spectrum.shape[0], padded_columns(geometry), tiles(geometry, exact)
+    half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
+    counter = views if step is None else step
+    shared = {"COLUMNS": geometry.columns, "KP": kp, "TABLE": step is not None, "EXACT": exact}
+    tile = table["columns"]
+    grid = (_tiles(half_h, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch * 3)
+    synthesis.columns[grid](
+        spectrum, envelope, views, counter, workspace.y, batch, envelope_stride(envelope),
+        **sizes(geometry), **shared, **tile.options(),
+        ROWS=geometry.rows, ANTIALIAS=geometry.antialias, SHEAR=shear,
+    )  # fmt: skip
+    tile = table["rows"]
+    grid = (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch)
+    synthesis.rows[grid](
+        workspace.y, views, counter, epilogue.colour, epilogue.mean, epilogue.std, view, workspace.sigmoid,
+        epilogue.gain, batch, *view.stride(),
+        **sizes(geometry), **shared, **tile.options(),
+        RW=geometry.out_width, MASK=geometry.border == "mask", NHWC4=is_nhwc4(view),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The state and the constants of the update that the adjoint's epilogue makes."""
+
+    exp_avg: Tensor  # like the spectrum
+    exp_avg_sq: Tensor  # like the spectrum
+    lr: Tensor  # [B]
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+def launch_adjoint(
+    grad: Tensor,
+    target: Tensor,
+    envelope: Tensor,
+    views: Tensor,
+    step: Tensor | None,
+    workspace: Workspace,
+    geometry: Geometry,
+    epilogue: Epilogue,
+    adam: Adam | None,
+    *,
+    exact: bool,
+    shear: bool,
+) -> None:
+    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or with `adam` the update of `target`."""
+    batch, kp, table = target.shape[0], padded_columns(geometry), tiles(geometry, exact)
+    counter = views if step is None else step
+    shared = {"KP": kp, "TABLE": step is not None, "EXACT": exact}
+    tile = table["rows_adjoint"]
+    grid = (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch)
+    adjoint.rows_adjoint[grid](
+        grad, workspace.sigmoid, views, counter, epilogue.colour, epilogue.std, workspace.y,
+        epilogue.gain, batch, *grad.stride(),
+        **sizes(geometry), **shared, **tile.options(),
+        RW=geometry.out_width, MASK=geometry.border == "mask", NHWC4=is_nhwc4(grad),
+    )  # fmt: skip
+    tile = table["columns_adjoint"]
+    grid = (_tiles(geometry.rows, tile.blocks["BR"]) * _tiles(geometry.columns, tile.blocks["BK"]), batch * 3)
+    state = adam or Adam(target, target, target)
+    adjoint.columns_adjoint[grid](
+        workspace.y, envelope, views, counter, target, state.exp_avg, state.exp_avg_sq, state.lr,
+        *(math.log(beta) for beta in state.betas), *state.betas, state.eps, batch, envelope_stride(envelope),
+        **sizes(geometry), **shared, **tile.options(), COLUMNS=geometry.columns,
+        ROWS=geometry.rows, ANTIALIAS=geometry.antialias, SHEAR=shear, ADAM=adam is not None,
+    )  # fmt: skip
+
+
+def is_nhwc4(view: Tensor) -> bool:
+    """Whether a tensor [B, 4, Rh, Rw] lies pixel by pixel in memory, so that it moves in whole pixels."""
+    return view.shape[1] == 4 and view.is_contiguous(memory_format=torch.channels_last) and view.stride(1) == 1
+
+
+def envelope_stride(envelope: Tensor) -> int:
+    """Entries from one image's envelope to the next; 0 if they share it."""
+    return 0 if envelope.dim() == 2 else envelope.stride(0)
+
+
+def _tiles(size: int, block: int) -> int:
+    return -(-size // block)
