@@ -213,10 +213,10 @@ def columns_adjoint(
     cos_y, sin_y, cos_x, sin_x = view_phases(ty, tx, sigma, k, kx, H, W)
     for half in tl.static_range(2):
         # i (turned_r + i turned_i) is subtracted for S[k] and added for S[-k]: conj(i) = -i.
-        sign: tl.constexpr = 1 - 2 * half
+        sign = 1.0 - 2.0 * half
         grad_r, grad_i = total_r + sign * turned_i, total_i - sign * turned_r
         fcos, fsin, at, keep = spectrum_factor(
-            envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, sign, H, W, ROWS, COLUMNS, ANTIALIAS
+            envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, 1 - 2 * half, H, W, ROWS, COLUMNS, ANTIALIAS
         )
         store_update(
             fcos * grad_r + fsin * grad_i, fcos * grad_i - fsin * grad_r, at, keep,

@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fvfast_kernels import adjoint, synthesis
 from fvfast_kernels.geometry import Epilogue, Geometry
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call: run it, or look at what it would be compiled with."""
+
+    kernel: Any  # a function under triton.jit
+    grid: tuple[int, ...]
+    arguments: tuple  # in the kernel's order
+    constants: dict[str, int | bool]  # its constexpr arguments, num_warps and num_stages
+
+    def run(self) -> None:
+        self.kernel[self.grid](*self.arguments, **self.constants)
 
 
 @dataclass(frozen=True)
@@ -74,10 +88,11 @@ def empty_view(batch: int, geometry: Geometry, layout: str, dtype: torch.dtype, 
 
 
 def sizes(geometry: Geometry) -> dict[str, int]:
-    return {"H": geometry.height, "W": geometry.width, "RH": geometry.out_height}
+    kp = padded_columns(geometry)
+    return {"H": geometry.height, "W": geometry.width, "RH": geometry.out_height, "KP": kp}
 
 
-def launch_forward(
+def forward_launches(
     spectrum: Tensor,
     envelope: Tensor,
     views: Tensor,
@@ -89,27 +104,32 @@ def launch_forward(
     *,
     exact: bool,
     shear: bool,
-) -> None:
+) -> tuple[Launch, Launch]:
     """columns, rows: from the spectrum to `view`, filling the workspace."""
     batch, kp, table = spectrum.shape[0], padded_columns(geometry), tiles(geometry, exact)
     half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
     counter = views if step is None else step
-    shared = {"COLUMNS": geometry.columns, "KP": kp, "TABLE": step is not None, "EXACT": exact}
+    shared = sizes(geometry) | {"COLUMNS": geometry.columns, "TABLE": step is not None, "EXACT": exact}
     tile = table["columns"]
-    grid = (_tiles(half_h, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch * 3)
-    synthesis.columns[grid](
-        spectrum, envelope, views, counter, workspace.y, batch, envelope_stride(envelope),
-        **sizes(geometry), **shared, **tile.options(),
-        ROWS=geometry.rows, ANTIALIAS=geometry.antialias, SHEAR=shear,
-    )  # fmt: skip
+    columns = Launch(
+        synthesis.columns,
+        (_tiles(half_h, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch * 3),
+        (spectrum, envelope, views, counter, workspace.y, batch, envelope_stride(envelope)),
+        shared
+        | {"ROWS": geometry.rows, "ANTIALIAS": geometry.antialias, "SHEAR": shear}
+        | tile.options(),
+    )
     tile = table["rows"]
-    grid = (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch)
-    synthesis.rows[grid](
-        workspace.y, views, counter, epilogue.colour, epilogue.mean, epilogue.std, view, workspace.sigmoid,
-        epilogue.gain, batch, *view.stride(),
-        **sizes(geometry), **shared, **tile.options(),
-        RW=geometry.out_width, MASK=geometry.border == "mask", NHWC4=is_nhwc4(view),
-    )  # fmt: skip
+    rows = Launch(
+        synthesis.rows,
+        (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch),
+        (workspace.y, views, counter, epilogue.colour, epilogue.mean, epilogue.std, view, workspace.sigmoid)
+        + (epilogue.gain, batch, *view.stride()),
+        shared
+        | {"RW": geometry.out_width, "MASK": geometry.border == "mask", "NHWC4": is_nhwc4(view)}
+        | tile.options(),
+    )
+    return columns, rows
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,7 @@ class Adam:
     eps: float = 1e-8
 
 
-def launch_adjoint(
+def adjoint_launches(
     grad: Tensor,
     target: Tensor,
     envelope: Tensor,
@@ -136,28 +156,34 @@ def launch_adjoint(
     *,
     exact: bool,
     shear: bool,
-) -> None:
+) -> tuple[Launch, Launch]:
     """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or with `adam` the update of `target`."""
     batch, kp, table = target.shape[0], padded_columns(geometry), tiles(geometry, exact)
     counter = views if step is None else step
-    shared = {"KP": kp, "TABLE": step is not None, "EXACT": exact}
+    shared = sizes(geometry) | {"TABLE": step is not None, "EXACT": exact}
     tile = table["rows_adjoint"]
-    grid = (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch)
-    adjoint.rows_adjoint[grid](
-        grad, workspace.sigmoid, views, counter, epilogue.colour, epilogue.std, workspace.y,
-        epilogue.gain, batch, *grad.stride(),
-        **sizes(geometry), **shared, **tile.options(),
-        RW=geometry.out_width, MASK=geometry.border == "mask", NHWC4=is_nhwc4(grad),
-    )  # fmt: skip
+    rows = Launch(
+        adjoint.rows_adjoint,
+        (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch),
+        (grad, workspace.sigmoid, views, counter, epilogue.colour, epilogue.std, workspace.y)
+        + (epilogue.gain, batch, *grad.stride()),
+        shared
+        | {"RW": geometry.out_width, "MASK": geometry.border == "mask", "NHWC4": is_nhwc4(grad)}
+        | tile.options(),
+    )
     tile = table["columns_adjoint"]
-    grid = (_tiles(geometry.rows, tile.blocks["BR"]) * _tiles(geometry.columns, tile.blocks["BK"]), batch * 3)
     state = adam or Adam(target, target, target)
-    adjoint.columns_adjoint[grid](
-        workspace.y, envelope, views, counter, target, state.exp_avg, state.exp_avg_sq, state.lr,
-        *(math.log(beta) for beta in state.betas), *state.betas, state.eps, batch, envelope_stride(envelope),
-        **sizes(geometry), **shared, **tile.options(), COLUMNS=geometry.columns,
-        ROWS=geometry.rows, ANTIALIAS=geometry.antialias, SHEAR=shear, ADAM=adam is not None,
-    )  # fmt: skip
+    columns = Launch(
+        adjoint.columns_adjoint,
+        (_tiles(geometry.rows, tile.blocks["BR"]) * _tiles(geometry.columns, tile.blocks["BK"]), batch * 3),
+        (workspace.y, envelope, views, counter, target, state.exp_avg, state.exp_avg_sq, state.lr)
+        + (*(math.log(beta) for beta in state.betas), *state.betas, state.eps, batch, envelope_stride(envelope)),
+        shared
+        | {"ROWS": geometry.rows, "COLUMNS": geometry.columns, "ANTIALIAS": geometry.antialias}
+        | {"SHEAR": shear, "ADAM": adam is not None}
+        | tile.options(),
+    )
+    return rows, columns
 
 
 def is_nhwc4(view: Tensor) -> bool:
