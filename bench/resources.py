@@ -42,10 +42,9 @@ def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
     view = launch.empty_view(batch, geometry, layout, dtype, torch.device("meta"))
     modes = {"exact": exact, "shear": shear}
     adam = launch.Adam(spectrum, spectrum, empty(batch))
-    yield from launch.forward_launches(spectrum, envelope, views, step, view, workspace, geometry, epilogue, **modes)
-    yield from launch.adjoint_launches(
-        view, spectrum, envelope, views, step, workspace, geometry, epilogue, adam, **modes
-    )
+    common = (envelope, views, step)
+    yield from launch.forward_launches(spectrum, *common, view, workspace, geometry, epilogue, **modes)
+    yield from launch.adjoint_launches(view, spectrum, *common, workspace, geometry, epilogue, adam, **modes)
 
 
 def compile_launch(launch, arch: int):
@@ -93,22 +92,17 @@ def read_resources(compiled) -> dict[str, int]:
         usage = _run(tool("cuobjdump"), "-res-usage", file.name)
         sass = _run(tool("nvdisasm"), "-c", file.name)
     fields = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage))
-    accesses = re.findall(r"\b(LDG|STG|LDL|STL)\.E?\.?([\w.]*)", sass)
-
-    def count(kinds: str, width: str) -> int:
-        return sum(1 for kind, suffix in accesses if kind in kinds.split() and width in suffix.split("."))
-
     return {
         "registers": int(fields["REG"]),
         "stack": int(fields["STACK"]) + int(fields["LOCAL"]),
         "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
         "shared_bytes": compiled.metadata.shared,
         "tensor_core": len(re.findall(r"\b(?:HMMA|HGMMA|QGMMA|UTCHMMA|UTCMMA|OMMA)\b", sass)),
-        "loads": len(re.findall(r"\bLDGS?T?S?\b", sass)),
-        "loads_16": count("LDG LDGSTS", "128") + len(re.findall(r"\bLDGSTS\.E\.(?:BYPASS\.)?\w*\.?128", sass)),
+        "loads": len(re.findall(r"\bLDG(?:STS)?\b", sass)),
+        "loads_16": len(re.findall(r"\bLDG(?:STS)?\.[\w.]*128", sass)),
         "stores": len(re.findall(r"\bSTG\b", sass)),
-        "stores_8": count("STG", "64"),
-        "stores_16": count("STG", "128"),
+        "stores_8": len(re.findall(r"\bSTG\.[\w.]*64", sass)),
+        "stores_16": len(re.findall(r"\bSTG\.[\w.]*128", sass)),
     }
 
 
@@ -129,7 +123,9 @@ def measure(sizes, architectures, precisions, layouts, shear: bool) -> Iterator[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, nargs="+", default=[224])
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES)
     parser.add_argument("--precision", nargs="+", default=["fast", "exact"])

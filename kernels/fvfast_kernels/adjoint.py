@@ -1,7 +1,7 @@
-"""The adjoint of `synthesis.py`: the gradient of a view -> rows -> columns -> spectrum, with Adam in its epilogue.
+"""The adjoint of `synthesis.py`: gradient of a view -> rows -> columns -> spectrum, with Adam at its end.
 
-The same two products transposed, in the reverse order and with the conjugate factors, as in `reference.py`. With the
-Adam update in the epilogue of the last kernel, the gradient of the spectrum is never written.
+The same two products transposed, in the reverse order and with the conjugate factors, as in `reference.py`.
+With the Adam update in the epilogue of the last kernel, the gradient of the spectrum is never written.
 """
 
 import triton
@@ -34,7 +34,8 @@ def load_field_grad(
 ):  # fmt: skip
     """The gradient of the three channels of f on one tile [BI, BJ]; 0 where not `there`."""
     if NHWC4:
-        at = image * (RH * RW * 4) + (i[:, None] * RW + j[None, :])[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
+        pixel_at = (i[:, None] * RW + j[None, :])[:, :, None] * 4
+        at = image * (RH * RW * 4) + pixel_at + tl.arange(0, 4)[None, None, :]
         pixel = tl.load(grad_ptr + at, mask=there[:, :, None], other=0.0)
         even, odd = tl.split(pixel.reshape(there.shape[0], there.shape[1], 2, 2))
         g0, g2 = tl.split(even)
@@ -95,7 +96,8 @@ def rows_adjoint(
             grad_ptr, sigmoid_ptr, i, lower, mirrored, image, colour_ptr, std_ptr, gain,
             stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4,
         )  # fmt: skip
-        peak = tl.maximum(tl.abs(u0) + tl.abs(l0), tl.maximum(tl.abs(u1) + tl.abs(l1), tl.abs(u2) + tl.abs(l2)))
+        peak = tl.maximum(tl.abs(u0) + tl.abs(l0), tl.abs(u1) + tl.abs(l1))
+        peak = tl.maximum(peak, tl.abs(u2) + tl.abs(l2))
         previous, exponent = exponent, raise_exponent(exponent, tl.max(peak, 1))
         if HALF > BJ:
             keep_scale = rescale(previous, exponent)[:, None]
@@ -131,7 +133,7 @@ def store_update(
     ADAM: tl.constexpr, PLANE: tl.constexpr,
 ):  # fmt: skip
     """Either the gradient's planes into `spectrum_ptr`, or the Adam update that they make of it."""
-    for plane in tl.static_range(2):
+    for plane in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]
         grad = real if plane == 0 else imag
         entry = at + plane * PLANE
         if ADAM:
@@ -155,10 +157,11 @@ def columns_adjoint(
     log_beta1, log_beta2, beta1, beta2, eps, batch, envelope_stride,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, KP: tl.constexpr,
-    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, ADAM: tl.constexpr,
+    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, ADAM:
+        tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """The spectrum's gradient, or its Adam update, from the gradient of Y; a program: BR folded rows, BK columns."""
+    """The spectrum's gradient or Adam update from that of Y; a program: BR folded rows, BK columns."""
     tiles_k: tl.constexpr = (COLUMNS + BK - 1) // BK
     HALF: tl.constexpr = (RH + 1) // 2
     image, channel = tl.program_id(1) // 3, tl.program_id(1).to(tl.int64)
@@ -201,7 +204,8 @@ def columns_adjoint(
         turned_i = product(sin, (upper_i - lower_i) * scale, turned_i, EXACT)
 
     scale = scale_from_target(exponent)[None, :]
-    total_r, total_i, turned_r, turned_i = total_r * scale, total_i * scale, turned_r * scale, turned_i * scale
+    total_r, total_i = total_r * scale, total_i * scale
+    turned_r, turned_i = turned_r * scale, turned_i * scale
     rate, correction = 0.0, 1.0
     if ADAM:
         step = tl.load(step_ptr).to(tl.float32) + 1.0
@@ -211,12 +215,28 @@ def columns_adjoint(
     moved = channel * (2 * PLANE)
     envelope_ptr += image.to(tl.int64) * envelope_stride
     cos_y, sin_y, cos_x, sin_x = view_phases(ty, tx, sigma, k, kx, H, W)
-    for half in tl.static_range(2):
+    # A loop, for both halves at once do not fit into the registers.
+    for half in tl.range(0, 2, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         # i (turned_r + i turned_i) is subtracted for S[k] and added for S[-k]: conj(i) = -i.
-        sign = 1.0 - 2.0 * half
+        sign = 1 - 2 * half
         grad_r, grad_i = total_r + sign * turned_i, total_i - sign * turned_r
         fcos, fsin, at, keep = spectrum_factor(
-            envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, 1 - 2 * half, H, W, ROWS, COLUMNS, ANTIALIAS
+            envelope_ptr,
+            k,
+            kx,
+            cos_y,
+            sin_y,
+            cos_x,
+            sin_x,
+            zy,
+            zx,
+            sigma,
+            sign,
+            H,
+            W,
+            ROWS,
+            COLUMNS,
+            ANTIALIAS,
         )
         store_update(
             fcos * grad_r + fsin * grad_i, fcos * grad_i - fsin * grad_r, at, keep,

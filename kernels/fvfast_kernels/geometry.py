@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # Half a cycle a pixel, and a hair, so that rounding does not decide over the frequencies that lie on it.
 NYQUIST = 0.5 + 2.0**-20
 

@@ -1,11 +1,13 @@
 """Synthesis in two kernels: spectrum -> columns -> rows -> view. `adjoint.py` holds the way back.
 
-The mathematics, its names and its order are those of `reference.py`. What differs is only where things live: the
-factors and bases are computed in registers by the program that needs them, never stored, and the tensor between the
-two products, Y, is the only intermediate: planes [B, 3, 2, Rh, KP] with the columns padded to KP, a multiple of 8.
+The mathematics, its names and its order are those of `reference.py`. What differs is only where things live:
+the factors and bases are computed in registers by the program that needs them, never stored, and the tensor
+between the two products, Y, is the only intermediate: planes [B, 3, 2, Rh, KP] with the columns padded to KP,
+a multiple of 8.
 
-A program of a columns kernel serves one channel of one image, a program of a rows kernel all three channels, because
-the colour matrix mixes them. Sizes are compile-time constants; the batch and every view parameter are not.
+A program of a columns kernel serves one channel of one image, a program of a rows kernel all three channels,
+because the colour matrix mixes them. Sizes are compile-time constants; the batch and every view parameter are
+not.
 """
 
 import triton
@@ -34,25 +36,25 @@ LEAST_EXPONENT = tl.constexpr(14)
 
 @triton.jit
 def spectrum_factor(
-    envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma,
-    SIGN: tl.constexpr, H: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, sign,
+    H: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ANTIALIAS: tl.constexpr,
 ):  # fmt: skip
-    """The complex factor of S[SIGN k], where it lies in the spectrum, and whether it is in play: [BR, BK] each."""
+    """The complex factor of S[sign k], its place in the spectrum, whether it is in play: [BR, BK] each."""
     M: tl.constexpr = W // 2 + 1
     NORM: tl.constexpr = (H * W) ** -0.5
-    row = k if SIGN > 0 else tl.where(k == 0, 0, H - k)
-    own_row = (2 * k != H) if SIGN > 0 else (k != 0)
+    row = tl.where((sign > 0) | (k == 0), k, H - k)
+    own_row = tl.where(sign > 0, 2 * k != H, k != 0)
     keep = (own_row & (k < ROWS))[:, None] & (kx < COLUMNS)[None, :]
     at = row[:, None] * M + kx[None, :]
     scale = tl.load(envelope_ptr + at, mask=keep, other=0.0)
     scale *= tl.where((kx == 0) | (2 * kx == W), NORM, 2.0 * NORM)[None, :]
     if ANTIALIAS:
         x = kx.to(tl.float32) * (1.0 / W)
-        y = zy * ((SIGN * k).to(tl.float32)[:, None] * (1.0 / H) + sigma * x[None, :])
+        y = zy * ((sign * k).to(tl.float32)[:, None] * (1.0 / H) + sigma * x[None, :])
         scale = tl.where((tl.abs(y) <= NYQUIST) & (zx * x <= NYQUIST)[None, :], scale, 0.0)
-    cos = cos_y[:, None] * cos_x[None, :] - SIGN * sin_y[:, None] * sin_x[None, :]
-    sin = cos_y[:, None] * sin_x[None, :] + SIGN * sin_y[:, None] * cos_x[None, :]
+    cos = cos_y[:, None] * cos_x[None, :] - sign * sin_y[:, None] * sin_x[None, :]
+    sin = cos_y[:, None] * sin_x[None, :] + sign * sin_y[:, None] * cos_x[None, :]
     return scale * cos, scale * sin, at, keep
 
 
@@ -162,7 +164,7 @@ def store_view(
     stride_b, stride_c, stride_i, stride_j,
     RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr,
 ):  # fmt: skip
-    """The epilogue on one tile [BI, BJ] of the three channels of f: colour, sigmoid, normalisation, stores."""
+    """The epilogue on one tile [BI, BJ] of the channels of f: colour, sigmoid, normalisation, stores."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = load_matrix(colour_ptr)
     s0 = sigmoid_of(gain * (m00 * f0 + m01 * f1 + m02 * f2))
     s1 = sigmoid_of(gain * (m10 * f0 + m11 * f1 + m12 * f2))
@@ -179,7 +181,8 @@ def store_view(
         # Four channels a pixel, interleaved in registers, so that a thread stores 8 or 16 bytes at once.
         pixel = tl.join(tl.join(v0.to(kind), v2.to(kind)), tl.join(v1.to(kind), tl.zeros_like(v1).to(kind)))
         pixel = pixel.reshape(f0.shape[0], f0.shape[1], 4)
-        at = image * (RH * RW * 4) + (i[:, None] * RW + j[None, :])[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
+        pixel_at = (i[:, None] * RW + j[None, :])[:, :, None] * 4
+        at = image * (RH * RW * 4) + pixel_at + tl.arange(0, 4)[None, None, :]
         tl.store(view_ptr + at, pixel, mask=stored[:, :, None])
     else:
         at = view_ptr + image * stride_b + i[:, None] * stride_i + j[None, :] * stride_j
@@ -197,7 +200,7 @@ def rows(
     MASK: tl.constexpr, NHWC4: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr,
     BI: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """The view [B, 3 or 4, RH, RW] and its sigmoid [B, 3, RH, RW] from Y; a program: BI rows, BJ folded columns."""
+    """The view [B, 3 or 4, RH, RW] and its sigmoid from Y; a program: BI rows, BJ folded columns."""
     tiles_j: tl.constexpr = ((RW + 1) // 2 + BJ - 1) // BJ
     image = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) // tiles_j * BI + tl.arange(0, BI)
@@ -243,7 +246,7 @@ def rows(
     even0, even1, even2 = even0 * scale, even1 * scale, even2 * scale
     odd0, odd1, odd2 = odd0 * scale, odd1 * scale, odd2 * scale
     stored = (i < RH)[:, None] & (index < (RW + 1) // 2)[None, :]
-    for half in tl.static_range(2):
+    for half in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]
         j = RW // 2 + index if half == 0 else (RW - 1) // 2 - index
         sign = 1.0 - 2.0 * half
         inside = stored

@@ -50,7 +50,7 @@ def split_product(scale, distance):
 
 @triton.jit
 def turns(frequency, whole, fraction, PERIOD: tl.constexpr):
-    """frequency * (whole + fraction) / PERIOD, modulo one turn. The product of integers stays below 2^24: exact."""
+    """frequency * (whole + fraction) / PERIOD modulo one turn; integer products stay below 2^24, exact."""
     product = frequency * whole
     cycles = product - tl.floor(product * (1.0 / PERIOD)) * PERIOD
     return (cycles + frequency * fraction) * (1.0 / PERIOD)
@@ -111,7 +111,7 @@ def load_view(views_ptr, step_ptr, image, batch, TABLE: tl.constexpr):
 def inside_mask(
     ty, tx, zy, zx, sigma, i, j, H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr
 ):
-    """Whether pixels (i [BI], j [BJ]) of the view lie on the canvas, half a pixel's rim included: [BI, BJ]."""
+    """Whether pixels (i, j) of the view lie on the canvas, half a pixel's rim included: [BI, BJ]."""
     y = zy * (i.to(tl.float32) - (RH - 1) * 0.5) + ty  # from the canvas's centre
     x = (zx * (j.to(tl.float32) - (RW - 1) * 0.5))[None, :] + (sigma * y)[:, None] + tx
     return (tl.abs(y) <= H * 0.5)[:, None] & (tl.abs(x) <= W * 0.5)
@@ -151,7 +151,7 @@ def rescale(old, new):
 
 @triton.jit
 def product(a, b, total, EXACT: tl.constexpr):
-    """total + a @ b on tensor cores: one product of float16 roundings, or three of their high and low parts."""
+    """total + a @ b on tensor cores: one product of float16 roundings, or three of high and low parts."""
     a_high, b_high = a.to(tl.float16), b.to(tl.float16)
     total = tl.dot(a_high, b_high, total)
     if EXACT:
