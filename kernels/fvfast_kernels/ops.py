@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from fvfast_kernels import reference, resample
+from fvfast_kernels.dispatch import resolve
 from fvfast_kernels.geometry import Epilogue, Geometry
 
-BACKENDS = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -94,8 +91,14 @@ def synthesize(
         raise ValueError(f"band must be at least 0, not {band}")
     geometry = Geometry(spectrum.shape[3], width, *out_size, band, antialias, border)
     epilogue = Epilogue(colour, mean, std, float(gain))
-    resolve(backend, spectrum.device)
-    return reference.Synthesis.apply(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+    if resolve(backend, spectrum.device) == "reference":
+        return reference.Synthesis.apply(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+    _check_one_of("dtype of the spectrum", spectrum.dtype, (torch.float32,))
+    _check_one_of("dtype", dtype, DTYPES[:3])
+    from fvfast_kernels import library
+
+    constants = (width, *out_size, epilogue.gain, precision, dtype, layout, band, antialias, border)
+    return library.synthesize(spectrum, envelope, views, colour, mean, std, *constants)[0]
 
 
 def warp(
@@ -139,8 +142,13 @@ def warp(
         raise ValueError(f"out_size must be two positive numbers, not {tuple(out_size)}")
     if isinstance(border, str):
         _check_one_of("border", border, ("wrap", "zeros"))
-    resolve(backend, image.device)
-    return resample.warp(image, matrix.to(image.dtype), out_size, border)
+    if resolve(backend, image.device) == "reference":
+        return resample.warp(image, matrix.to(image.dtype), out_size, border)
+    _check_one_of("dtype of the image", image.dtype, DTYPES[:3])
+    from fvfast_kernels import library
+
+    fill = 0.0 if isinstance(border, str) else float(border)
+    return library.warp(image, matrix.to(torch.float32), *out_size, border == "wrap", fill)
 
 
 def adam_(
@@ -174,51 +182,18 @@ def adam_(
             raise ValueError(f"{name} must be like param, {_describe(param)}, not {_describe(other)}")
     if isinstance(lr, Tensor) and lr.dim() > 0 and lr.shape != param.shape[:1]:
         raise ValueError(f"lr must be a number or have shape {tuple(param.shape[:1])}, not {tuple(lr.shape)}")
-    resolve(backend, param.device)
     with torch.no_grad():
-        resample.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps)
+        if resolve(backend, param.device) == "reference":
+            resample.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps)
+            return
+        _check_one_of("dtype of param", param.dtype, (torch.float32,))
+        if not (param.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
+            raise ValueError("param, exp_avg and exp_avg_sq must be contiguous")
+        from fvfast_kernels import library
 
-
-# --- Dispatch.
-
-
-def available(device: torch.device | str) -> bool:
-    """Whether the Triton kernels can run on a device."""
-    return not _obstacle(torch.device(device))
-
-
-def describe(device: torch.device | str, backend: str = "auto") -> dict[str, str]:
-    """Which backend would serve a device, and why: {"backend": its name, "reason": a sentence}."""
-    chosen, reason = _choose(backend, torch.device(device))
-    return {"backend": chosen, "reason": reason}
-
-
-def resolve(backend: str, device: torch.device) -> str:
-    """The backend that serves a device: "reference" or "triton"."""
-    return _choose(backend, device)[0]
-
-
-def _choose(backend: str, device: torch.device) -> tuple[str, str]:
-    _check_one_of("backend", backend, BACKENDS)
-    asked_by = "the argument backend"
-    if backend == "auto":
-        backend, asked_by = os.environ.get("FVFAST_KERNELS", "") or "auto", "FVFAST_KERNELS"
-        _check_one_of("the environment variable FVFAST_KERNELS", backend, BACKENDS)
-    obstacle = _obstacle(device)
-    if backend == "triton" and obstacle:
-        raise RuntimeError(f"{asked_by} asks for triton, but {obstacle}")
-    if backend == "auto":
-        return ("reference", obstacle) if obstacle else ("triton", f"{device.type} with triton")
-    return backend, f"{asked_by} asks for {backend}"
-
-
-def _obstacle(device: torch.device) -> str:
-    """Why the kernels cannot run on a device; empty if they can. Does not import triton."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if device.type != "cuda":
-        return f"the tensors are on {device.type}, and the kernels need cuda"
-    return "the kernels are not built yet"
+        step = step if isinstance(step, Tensor) else torch.full((), step, device=param.device)
+        lr = lr if isinstance(lr, Tensor) else torch.full((), lr, device=param.device)
+        library.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, *betas, eps)
 
 
 # --- Checks.
