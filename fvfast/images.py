@@ -41,7 +41,7 @@ class Frame:
     """What every image of a batch shares.
 
     size: the canvas in pixels; view: the view in pixels; mean, std: the network's normalisation, [3];
-    dtype: of the view; device: where it lives.
+    dtype: of the view; device: where it lives. channels: of the view; the fourth is zero.
     """
 
     size: int
@@ -50,6 +50,7 @@ class Frame:
     std: Tensor
     dtype: torch.dtype
     device: torch.device
+    channels: int = 3
 
 
 class Image(ABC):
@@ -78,6 +79,8 @@ class Image(ABC):
             image = warp((canvas - mean) / std, matrices(views), size, border=0.0)
         else:
             image = (warp(canvas, matrices(views), size, border=self.views.border) - mean) / std
+        if frame.channels == 4:
+            image = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
         return image.to(frame.dtype, memory_format=torch.channels_last)
 
 
@@ -103,16 +106,18 @@ class Fourier(Image):
 
     def canvas(self) -> Tensor:
         zero = torch.zeros_like(self.frame.mean)
-        return self._synthesize(self._still, self.frame.size, zero, torch.ones_like(zero), torch.float32)
+        return self._synthesize(self._still, self.frame.size, zero, torch.ones_like(zero), torch.float32, "nchw")
 
     def view(self, views: Tensor) -> Tensor:
         if not self.views.in_basis:
             return super().view(views)
         frame = self.frame
-        view = self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype)
-        return view.contiguous(memory_format=torch.channels_last)
+        layout = "nhwc4" if frame.channels == 4 else "nhwc"
+        return self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype, layout)
 
-    def _synthesize(self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    def _synthesize(
+        self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype, layout: str
+    ) -> Tensor:
         return synthesize(
             self.parameter,
             self.envelope,
@@ -124,6 +129,7 @@ class Fourier(Image):
             std=std,
             gain=self.gain,
             dtype=dtype,
+            layout=layout,
         )
 
 
