@@ -119,9 +119,9 @@ class Functional(nn.Module):
         self.more = nn.Conv2d(6, 6, 3, padding=1)
 
     def forward(self, x):
-        y = F.relu_(self.conv(x))
+        y = self.conv(x)
         y += 1
-        return self.more(y)
+        return self.more(F.relu_(y))
 
 
 class Repeated(nn.Module):
