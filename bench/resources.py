@@ -32,7 +32,7 @@ def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    batch, exact = 64, precision == "exact"
+    batch = 64
     geometry = Geometry(size, size, size, size)
     epilogue = Epilogue(empty(3, 3), empty(3), empty(3), 0.25)
     spectrum = empty(batch, 3, 2, size, size // 2 + 1)
@@ -40,11 +40,11 @@ def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
     workspace = launch.Workspace.allocate(batch, geometry, precision, "meta")
     dtype = torch.float16 if layout == "nhwc4" else torch.float32
     view = launch.empty_view(batch, geometry, layout, dtype, torch.device("meta"))
-    modes = {"exact": exact, "shear": shear}
+    plan = launch.Plan(geometry, epilogue, precision == "exact")
+    source = launch.Source(spectrum, envelope, views, step, shear=shear)
     adam = launch.Adam(spectrum, spectrum, empty(batch))
-    common = (envelope, views, step)
-    yield from launch.forward_launches(spectrum, *common, view, workspace, geometry, epilogue, **modes)
-    yield from launch.adjoint_launches(view, spectrum, *common, workspace, geometry, epilogue, adam, **modes)
+    yield from launch.forward_launches(source, view, workspace, plan)
+    yield from launch.adjoint_launches(source, view, spectrum, workspace, plan, adam)
 
 
 def compile_launch(launch, arch: int):

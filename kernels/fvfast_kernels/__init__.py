@@ -2,6 +2,17 @@
 
 from fvfast_kernels.dispatch import available, describe
 from fvfast_kernels.geometry import frequencies
+from fvfast_kernels.loop import Buffers, synthesize_adjoint_adam_, synthesize_into
 from fvfast_kernels.ops import adam_, synthesize, warp
 
-__all__ = ["adam_", "available", "describe", "frequencies", "synthesize", "warp"]
+__all__ = [
+    "Buffers",
+    "adam_",
+    "available",
+    "describe",
+    "frequencies",
+    "synthesize",
+    "synthesize_adjoint_adam_",
+    "synthesize_into",
+    "warp",
+]

@@ -13,6 +13,8 @@ from fvfast_kernels.tiles import (
     inside_mask,
     load_view,
     one_minus_power,
+    pixel_offsets,
+    polar,
     product,
     raise_exponent,
     rescale,
@@ -28,18 +30,19 @@ from fvfast_kernels.tiles import (
 
 @triton.jit
 def load_field_grad(
-    grad_ptr, sigmoid_ptr, i, j, there, image, colour_ptr, std_ptr, gain,
+    grad_ptr, sigmoid_ptr, i, j, there, start, image, colour_ptr, std_ptr, gain,
     stride_b, stride_c, stride_i, stride_j,
-    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr, DIRECTION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the three channels of f on one tile [BI, BJ]; 0 where not `there`."""
     if NHWC4:
-        pixel_at = (i[:, None] * RW + j[None, :])[:, :, None] * 4
-        at = image * (RH * RW * 4) + pixel_at + tl.arange(0, 4)[None, None, :]
-        pixel = tl.load(grad_ptr + at, mask=there[:, :, None], other=0.0)
-        even, odd = tl.split(pixel.reshape(there.shape[0], there.shape[1], 2, 2))
-        g0, g2 = tl.split(even)
-        g1, _ = tl.split(odd)
+        BJ: tl.constexpr = there.shape[1]
+        at = (i * (4 * RW))[:, None] + pixel_offsets(start, DIRECTION, BJ, RW)[None, :]
+        within = (i < RH)[:, None] & (start * 4 + tl.arange(0, 4 * BJ) < (RW + 1) // 2 * 4)[None, :]
+        pixel = tl.load(grad_ptr + image * (RH * RW * 4) + at, mask=within, other=0.0)
+        even, odd = tl.split(pixel.reshape(there.shape[0], BJ, 2, 2))
+        g0, g2 = tl.split(tl.where(there[:, :, None], even, 0.0))
+        g1, _ = tl.split(tl.where(there[:, :, None], odd, 0.0))
     else:
         at = grad_ptr + image * stride_b + i[:, None] * stride_i + j[None, :] * stride_j
         g0 = tl.load(at, mask=there, other=0.0)
@@ -89,12 +92,12 @@ def rows_adjoint(
             there = there & inside_mask(ty, tx, zy, zx, sigma, i, upper, H, W, RH, RW)
             mirrored = mirrored & inside_mask(ty, tx, zy, zx, sigma, i, lower, H, W, RH, RW)
         u0, u1, u2 = load_field_grad(
-            grad_ptr, sigmoid_ptr, i, upper, there, image, colour_ptr, std_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4,
+            grad_ptr, sigmoid_ptr, i, upper, there, start, image, colour_ptr, std_ptr, gain,
+            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(1),
         )  # fmt: skip
         l0, l1, l2 = load_field_grad(
-            grad_ptr, sigmoid_ptr, i, lower, mirrored, image, colour_ptr, std_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4,
+            grad_ptr, sigmoid_ptr, i, lower, mirrored, start, image, colour_ptr, std_ptr, gain,
+            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(-1),
         )  # fmt: skip
         peak = tl.maximum(tl.abs(u0) + tl.abs(l0), tl.abs(u1) + tl.abs(l1))
         peak = tl.maximum(peak, tl.abs(u2) + tl.abs(l2))
@@ -129,36 +132,34 @@ def rows_adjoint(
 
 @triton.jit
 def store_update(
-    real, imag, at, keep, spectrum_ptr, exp_avg_ptr, exp_avg_sq_ptr, rate, correction, beta1, beta2, eps,
-    ADAM: tl.constexpr, PLANE: tl.constexpr,
+    grad, at, keep, parameter_ptr, exp_avg_ptr, exp_avg_sq_ptr, rate, correction, beta1, beta2, eps,
+    ADAM: tl.constexpr,
 ):  # fmt: skip
-    """Either the gradient's planes into `spectrum_ptr`, or the Adam update that they make of it."""
-    for plane in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]
-        grad = real if plane == 0 else imag
-        entry = at + plane * PLANE
-        if ADAM:
-            param, exp_avg, exp_avg_sq = adam_update(
-                tl.load(spectrum_ptr + entry, mask=keep, other=0.0),
-                grad,
-                tl.load(exp_avg_ptr + entry, mask=keep, other=0.0),
-                tl.load(exp_avg_sq_ptr + entry, mask=keep, other=0.0),
-                rate, correction, beta1, beta2, eps,
-            )  # fmt: skip
-            tl.store(spectrum_ptr + entry, param, mask=keep)
-            tl.store(exp_avg_ptr + entry, exp_avg, mask=keep)
-            tl.store(exp_avg_sq_ptr + entry, exp_avg_sq, mask=keep)
-        else:
-            tl.store(spectrum_ptr + entry, grad, mask=keep)
+    """Either the gradient of one plane into `parameter_ptr`, or the Adam update that it makes there."""
+    if ADAM:
+        param, exp_avg, exp_avg_sq = adam_update(
+            tl.load(parameter_ptr + at, mask=keep, other=0.0),
+            grad,
+            tl.load(exp_avg_ptr + at, mask=keep, other=0.0),
+            tl.load(exp_avg_sq_ptr + at, mask=keep, other=0.0),
+            rate, correction, beta1, beta2, eps,
+        )  # fmt: skip
+        tl.store(parameter_ptr + at, param, mask=keep)
+        tl.store(exp_avg_ptr + at, exp_avg, mask=keep)
+        tl.store(exp_avg_sq_ptr + at, exp_avg_sq, mask=keep)
+    else:
+        tl.store(parameter_ptr + at, grad, mask=keep)
 
 
 @triton.jit
 def columns_adjoint(
-    y_ptr, envelope_ptr, views_ptr, step_ptr, spectrum_ptr, exp_avg_ptr, exp_avg_sq_ptr, lr_ptr,
-    log_beta1, log_beta2, beta1, beta2, eps, batch, envelope_stride,
+    y_ptr, spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr,
+    target_ptr, exp_avg_ptr, exp_avg_sq_ptr, lr_ptr,
+    log_beta1, log_beta2, beta1, beta2, eps, batch, envelope_stride, magnitude_stride,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, KP: tl.constexpr,
-    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, ADAM:
-        tl.constexpr,
+    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, PHASE: tl.constexpr,
+    TABLE: tl.constexpr, EXACT: tl.constexpr, ADAM: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The spectrum's gradient or Adam update from that of Y; a program: BR folded rows, BK columns."""
@@ -212,7 +213,8 @@ def columns_adjoint(
         rate = tl.load(lr_ptr + image) / one_minus_power(log_beta1, step)
         correction = one_minus_power(log_beta2, step)
     PLANE: tl.constexpr = H * (W // 2 + 1)
-    moved = channel * (2 * PLANE)
+    moved = channel * (PLANE if PHASE else 2 * PLANE)
+    magnitude_ptr += image.to(tl.int64) * magnitude_stride + tl.program_id(1) % 3 * PLANE
     envelope_ptr += image.to(tl.int64) * envelope_stride
     cos_y, sin_y, cos_x, sin_x = view_phases(ty, tx, sigma, k, kx, H, W)
     # A loop, for both halves at once do not fit into the registers.
@@ -238,8 +240,18 @@ def columns_adjoint(
             COLUMNS,
             ANTIALIAS,
         )
+        grad_r, grad_i = fcos * grad_r + fsin * grad_i, fcos * grad_i - fsin * grad_r
+        if PHASE:
+            # d/dphi of m e^{i phi} is i m e^{i phi}.
+            phase = tl.load(spectrum_ptr + moved + at, mask=keep, other=0.0)
+            cos, sin = polar(tl.load(magnitude_ptr + at, mask=keep, other=0.0), phase)
+            grad_r = cos * grad_i - sin * grad_r
         store_update(
-            fcos * grad_r + fsin * grad_i, fcos * grad_i - fsin * grad_r, at, keep,
-            spectrum_ptr + moved, exp_avg_ptr + moved, exp_avg_sq_ptr + moved,
-            rate, correction, beta1, beta2, eps, ADAM, PLANE,
+            grad_r, moved + at, keep, target_ptr, exp_avg_ptr, exp_avg_sq_ptr,
+            rate, correction, beta1, beta2, eps, ADAM,
         )  # fmt: skip
+        if not PHASE:
+            store_update(
+                grad_i, moved + PLANE + at, keep, target_ptr, exp_avg_ptr, exp_avg_sq_ptr,
+                rate, correction, beta1, beta2, eps, ADAM,
+            )  # fmt: skip

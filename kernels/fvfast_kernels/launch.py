@@ -102,63 +102,87 @@ def empty_view(batch: int, geometry: Geometry, layout: str, dtype: torch.dtype, 
     return torch.empty(shape, dtype=dtype, device=device, memory_format=kind)
 
 
-def sizes(geometry: Geometry) -> dict[str, int]:
-    kp = padded_columns(geometry)
-    return {"H": geometry.height, "W": geometry.width, "RH": geometry.out_height, "KP": kp}
+@dataclass(frozen=True)
+class Source:
+    """What is synthesised: all that both directions read."""
+
+    spectrum: Tensor  # [B, 3, 2, H, M] float32; with a magnitude, its phase [B, 3, H, M]
+    envelope: Tensor  # [H, M] or [B, H, M]
+    views: Tensor  # [B, 5]; with a step, a table [steps, B, 5]
+    step: Tensor | None = None  # one int32 on the device: which row of the table
+    magnitude: Tensor | None = None  # [3, H, M] or [B, 3, H, M]
+    shear: bool = True  # whether any view may have a shear
 
 
-def forward_launches(
-    spectrum: Tensor,
-    envelope: Tensor,
-    views: Tensor,
-    step: Tensor | None,
-    view: Tensor,
-    workspace: Workspace,
-    geometry: Geometry,
-    epilogue: Epilogue,
-    *,
-    exact: bool,
-    shear: bool,
-) -> tuple[Launch, Launch]:
+@dataclass(frozen=True)
+class Plan:
+    """What is compiled into the kernels, and the constants of the epilogue."""
+
+    geometry: Geometry
+    epilogue: Epilogue
+    exact: bool
+
+    def sizes(self) -> dict[str, int]:
+        g = self.geometry
+        return {"H": g.height, "W": g.width, "RH": g.out_height, "KP": padded_columns(g)}
+
+
+def _columns_constants(source: Source, plan: Plan) -> dict[str, int | bool]:
+    g = plan.geometry
+    counts = {"ROWS": g.rows, "COLUMNS": g.columns, "ANTIALIAS": g.antialias, "SHEAR": source.shear}
+    modes = {"PHASE": source.magnitude is not None, "TABLE": source.step is not None, "EXACT": plan.exact}
+    return plan.sizes() | counts | modes
+
+
+def _rows_constants(source: Source, plan: Plan, view: Tensor) -> dict[str, int | bool]:
+    g = plan.geometry
+    modes = {"TABLE": source.step is not None, "EXACT": plan.exact}
+    return plan.sizes() | modes | {"RW": g.out_width, "MASK": g.border == "mask", "NHWC4": is_nhwc4(view)}
+
+
+def _magnitude(source: Source) -> tuple[Tensor, int]:
+    """The magnitude and its stride from image to image; any tensor where there is none."""
+    magnitude = source.magnitude
+    if magnitude is None:
+        return source.spectrum, 0
+    return magnitude, 0 if magnitude.dim() == 3 else magnitude.stride(0)
+
+
+def _step(source: Source) -> Tensor:
+    return source.views if source.step is None else source.step
+
+
+def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: Plan) -> tuple[Launch, Launch]:
     """columns, rows: from the spectrum to `view`, filling the workspace."""
-    batch, kp, table = spectrum.shape[0], padded_columns(geometry), tiles(geometry, exact)
-    half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
-    counter = views if step is None else step
-    shared = sizes(geometry) | {"COLUMNS": geometry.columns, "TABLE": step is not None, "EXACT": exact}
+    g, epilogue, batch = plan.geometry, plan.epilogue, view.shape[0]
+    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
+    half_h, half_w = (g.out_height + 1) // 2, (g.out_width + 1) // 2
     tile = table["columns"]
     columns = Launch(
         synthesis.columns,
-        (_tiles(half_h, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch * 3),
-        (spectrum, envelope, views, counter, workspace.y, batch, envelope_stride(envelope)),
-        shared | {"ROWS": geometry.rows, "ANTIALIAS": geometry.antialias, "SHEAR": shear} | tile.options(),
+        (_tiles(half_h, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch * 3),
+        (
+            *(source.spectrum, magnitude, source.envelope, source.views, _step(source), workspace.y),
+            *(batch, envelope_stride(source.envelope), magnitude_stride),
+        ),
+        _columns_constants(source, plan) | tile.options(),
     )
     tile = table["rows"]
     rows = Launch(
         synthesis.rows,
-        (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch),
+        (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch),
         (
-            workspace.y,
-            views,
-            counter,
-            epilogue.colour,
-            epilogue.mean,
-            epilogue.std,
-            view,
-            workspace.sigmoid,
-            epilogue.gain,
-            batch,
-            *view.stride(),
+            *(workspace.y, source.views, _step(source), epilogue.colour, epilogue.mean, epilogue.std),
+            *(view, workspace.sigmoid, epilogue.gain, batch, *view.stride()),
         ),
-        shared
-        | {"RW": geometry.out_width, "MASK": geometry.border == "mask", "NHWC4": is_nhwc4(view)}
-        | tile.options(),
+        _rows_constants(source, plan, view) | {"COLUMNS": g.columns} | tile.options(),
     )
     return columns, rows
 
 
 @dataclass(frozen=True)
 class Adam:
-    """The state and the constants of the update that the adjoint's epilogue makes."""
+    """State and constants of the update that the adjoint's epilogue makes, number step + 1."""
 
     exp_avg: Tensor  # like the spectrum
     exp_avg_sq: Tensor  # like the spectrum
@@ -168,67 +192,33 @@ class Adam:
 
 
 def adjoint_launches(
-    grad: Tensor,
-    target: Tensor,
-    envelope: Tensor,
-    views: Tensor,
-    step: Tensor | None,
-    workspace: Workspace,
-    geometry: Geometry,
-    epilogue: Epilogue,
-    adam: Adam | None,
-    *,
-    exact: bool,
-    shear: bool,
+    source: Source, grad: Tensor, target: Tensor, workspace: Workspace, plan: Plan, adam: Adam | None
 ) -> tuple[Launch, Launch]:
-    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or with `adam` its update."""
-    batch, kp, table = target.shape[0], padded_columns(geometry), tiles(geometry, exact)
-    counter = views if step is None else step
-    shared = sizes(geometry) | {"TABLE": step is not None, "EXACT": exact}
+    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or `adam`'s update there."""
+    g, epilogue, batch = plan.geometry, plan.epilogue, grad.shape[0]
+    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
     tile = table["rows_adjoint"]
     rows = Launch(
         adjoint.rows_adjoint,
-        (_tiles(geometry.out_height, tile.blocks["BI"]) * _tiles(kp, tile.blocks["BK"]), batch),
+        (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch),
         (
-            grad,
-            workspace.sigmoid,
-            views,
-            counter,
-            epilogue.colour,
-            epilogue.std,
-            workspace.y,
-            epilogue.gain,
-            batch,
-            *grad.stride(),
+            *(grad, workspace.sigmoid, source.views, _step(source), epilogue.colour, epilogue.std),
+            *(workspace.y, epilogue.gain, batch, *grad.stride()),
         ),
-        shared
-        | {"RW": geometry.out_width, "MASK": geometry.border == "mask", "NHWC4": is_nhwc4(grad)}
-        | tile.options(),
+        _rows_constants(source, plan, grad) | tile.options(),
     )
     tile = table["columns_adjoint"]
     state = adam or Adam(target, target, target)
     columns = Launch(
         adjoint.columns_adjoint,
-        (_tiles(geometry.rows, tile.blocks["BR"]) * _tiles(geometry.columns, tile.blocks["BK"]), batch * 3),
+        (_tiles(g.rows, tile.blocks["BR"]) * _tiles(g.columns, tile.blocks["BK"]), batch * 3),
         (
-            workspace.y,
-            envelope,
-            views,
-            counter,
-            target,
-            state.exp_avg,
-            state.exp_avg_sq,
-            state.lr,
+            *(workspace.y, source.spectrum, magnitude, source.envelope, source.views, _step(source)),
+            *(target, state.exp_avg, state.exp_avg_sq, state.lr),
             *(math.log(beta) for beta in state.betas),
-            *state.betas,
-            state.eps,
-            batch,
-            envelope_stride(envelope),
+            *(*state.betas, state.eps, batch, envelope_stride(source.envelope), magnitude_stride),
         ),
-        shared
-        | {"ROWS": geometry.rows, "COLUMNS": geometry.columns, "ANTIALIAS": geometry.antialias}
-        | {"SHEAR": shear, "ADAM": adam is not None}
-        | tile.options(),
+        _columns_constants(source, plan) | {"ADAM": adam is not None} | tile.options(),
     )
     return rows, columns
 

@@ -14,13 +14,21 @@ from fvfast_kernels import launch
 from fvfast_kernels.geometry import Epilogue, Geometry
 
 
-def _geometry(spectrum_height, width, out_height, out_width, band, antialias, border) -> Geometry:
-    return Geometry(spectrum_height, width, out_height, out_width, band, antialias, border)
+def _source(spectrum: Tensor, magnitude: Tensor | None, envelope: Tensor, views: Tensor) -> launch.Source:
+    magnitude = magnitude if magnitude is None else magnitude.contiguous()
+    return launch.Source(
+        spectrum.contiguous(), envelope.contiguous(), views.contiguous(), magnitude=magnitude
+    )
+
+
+def _epilogue(colour: Tensor, mean: Tensor, std: Tensor, gain: float) -> Epilogue:
+    return Epilogue(colour.contiguous(), mean.contiguous(), std.contiguous(), gain)
 
 
 @custom_op("fvfast::synthesize", mutates_args=())
 def synthesize(
     spectrum: Tensor,
+    magnitude: Tensor | None,
     envelope: Tensor,
     views: Tensor,
     colour: Tensor,
@@ -38,28 +46,23 @@ def synthesize(
     border: str,
 ) -> tuple[Tensor, Tensor]:
     """The view, and the sigmoid that its adjoint needs."""
-    batch, geometry = (
-        spectrum.shape[0],
-        _geometry(spectrum.shape[3], width, out_height, out_width, band, antialias, border),
-    )
+    batch, height = spectrum.shape[0], spectrum.shape[-2]
+    geometry = Geometry(height, width, out_height, out_width, band, antialias, border)
     workspace = launch.Workspace.allocate(batch, geometry, precision, spectrum.device)
     view = launch.empty_view(batch, geometry, layout, dtype, spectrum.device)
-    epilogue = Epilogue(colour.contiguous(), mean.contiguous(), std.contiguous(), gain)
-    launches = launch.forward_launches(
-        spectrum.contiguous(), envelope.contiguous(), views.contiguous(), None, view, workspace,
-        geometry, epilogue, exact=precision == "exact", shear=True,
-    )  # fmt: skip
-    launch.run(launches, spectrum.device)
+    plan = launch.Plan(geometry, _epilogue(colour, mean, std, gain), precision == "exact")
+    source = _source(spectrum, magnitude, envelope, views)
+    launch.run(launch.forward_launches(source, view, workspace, plan), spectrum.device)
     return view, workspace.sigmoid
 
 
 @synthesize.register_fake
 def _(
-    spectrum, envelope, views, colour, mean, std, width, out_height, out_width, gain, precision, dtype, layout,
-    band, antialias, border,
+    spectrum, magnitude, envelope, views, colour, mean, std, width, out_height, out_width, gain, precision,
+    dtype, layout, band, antialias, border,
 ):  # fmt: skip
-    batch = spectrum.shape[0]
-    geometry = _geometry(spectrum.shape[3], width, out_height, out_width, band, antialias, border)
+    batch, height = spectrum.shape[0], spectrum.shape[-2]
+    geometry = Geometry(height, width, out_height, out_width, band, antialias, border)
     kind = torch.float32 if precision == "exact" else torch.float16
     sigmoid = spectrum.new_empty((batch, 3, out_height, out_width), dtype=kind)
     return launch.empty_view(batch, geometry, layout, dtype, spectrum.device), sigmoid
@@ -69,6 +72,8 @@ def _(
 def synthesize_adjoint(
     grad: Tensor,
     sigmoid: Tensor,
+    phase: Tensor | None,
+    magnitude: Tensor | None,
     envelope: Tensor,
     views: Tensor,
     colour: Tensor,
@@ -80,37 +85,40 @@ def synthesize_adjoint(
     antialias: bool,
     border: str,
 ) -> Tensor:
-    """The gradient of the spectrum from that of the view, in whatever strides it comes."""
-    batch, height = grad.shape[0], envelope.shape[-2]
-    geometry = _geometry(height, width, grad.shape[2], grad.shape[3], band, antialias, border)
-    shape = (batch, 3, 2, height, width // 2 + 1)
+    """The gradient of the spectrum, or of its phase, from that of the view in whatever strides it comes."""
+    geometry = Geometry(envelope.shape[-2], width, grad.shape[2], grad.shape[3], band, antialias, border)
     allocate = torch.empty if geometry.whole else torch.zeros
-    result = allocate(shape, dtype=torch.float32, device=grad.device)
-    workspace = launch.Workspace(launch.empty_y(batch, geometry, grad.device), sigmoid)
-    epilogue = Epilogue(colour.contiguous(), colour, std.contiguous(), gain)  # the mean has no part in it
-    launches = launch.adjoint_launches(
-        grad, result, envelope.contiguous(), views.contiguous(), None, workspace, geometry, epilogue, None,
-        exact=precision == "exact", shear=True,
-    )  # fmt: skip
-    launch.run(launches, grad.device)
+    result = allocate(_spectrum_shape(grad, phase, envelope), dtype=torch.float32, device=grad.device)
+    workspace = launch.Workspace(launch.empty_y(grad.shape[0], geometry, grad.device), sigmoid)
+    plan = launch.Plan(geometry, _epilogue(colour, std, std, gain), precision == "exact")  # needs no mean
+    source = _source(result if phase is None else phase, magnitude, envelope, views)
+    launch.run(launch.adjoint_launches(source, grad, result, workspace, plan, None), grad.device)
     return result
 
 
+def _spectrum_shape(grad: Tensor, phase: Tensor | None, envelope: Tensor) -> tuple[int, ...]:
+    planes = (2,) if phase is None else ()
+    return grad.shape[0], 3, *planes, *envelope.shape[-2:]
+
+
 @synthesize_adjoint.register_fake
-def _(grad, sigmoid, envelope, views, colour, std, width, gain, precision, band, antialias, border):
-    shape = (grad.shape[0], 3, 2, envelope.shape[-2], width // 2 + 1)
-    return grad.new_empty(shape, dtype=torch.float32)
+def _(
+    grad, sigmoid, phase, magnitude, envelope, views, colour, std, width, gain, precision, band, antialias,
+    border,
+):  # fmt: skip
+    return grad.new_empty(_spectrum_shape(grad, phase, envelope), dtype=torch.float32)
 
 
 def _save_synthesis(ctx, inputs, output) -> None:
-    _, envelope, views, colour, _, std, width, _, _, gain, precision, _, _, band, antialias, border = inputs
-    ctx.save_for_backward(output[1], envelope, views, colour, std)
-    ctx.options = (width, gain, precision, band, antialias, border)
+    spectrum, magnitude, envelope, views, colour, _, std, width, _, _, gain, precision, *_ = inputs
+    phase = spectrum if magnitude is not None else None
+    ctx.save_for_backward(output[1], phase, magnitude, envelope, views, colour, std)
+    ctx.options = (width, gain, precision, *inputs[-3:])
     ctx.mark_non_differentiable(output[1])
 
 
 def _synthesis_backward(ctx, grad, _):
-    return (synthesize_adjoint(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 15)
+    return (synthesize_adjoint(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 16)
 
 
 register_autograd("fvfast::synthesize", _synthesis_backward, setup_context=_save_synthesis)

@@ -22,6 +22,7 @@ def synthesize(
     colour: Tensor,
     mean: Tensor,
     std: Tensor,
+    magnitude: Tensor | None = None,
     gain: float = 0.25,
     precision: str = "exact",
     dtype: torch.dtype = torch.float32,
@@ -59,6 +60,8 @@ def synthesize(
         out_size: (Rh, Rw).
         colour: (3, 3), from decorrelated to RGB channels: out = colour @ in.
         mean, std: (3,), the network's normalisation on the range 0..1.
+        magnitude: (3, H, M) or one an image, (B, 3, H, M). If given, `spectrum` is the phase, (B, 3, H, M) in
+            radians, of S = magnitude e^{i phase}, and the gradient is the phase's (MaCo).
         gain: factor before the sigmoid.
         precision: "exact" (relative error about 1e-6) or "fast" (half-precision products, about 4e-4). The
             reference computes in the spectrum's dtype in either.
@@ -82,23 +85,25 @@ def synthesize(
         ValueError: a shape, dtype, device or option is not one of the above.
         RuntimeError: the backend "triton" was asked for where it cannot run.
     """
-    _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, std)
+    _check_synthesis(spectrum, magnitude, envelope, views, width, out_size, colour, mean, std)
     _check_one_of("precision", precision, ("exact", "fast"))
     _check_one_of("layout", layout, ("nchw", "nhwc", "nhwc4"))
     _check_one_of("border", border, ("wrap", "mask"))
     _check_one_of("dtype", dtype, DTYPES)
     if band is not None and band < 0:
         raise ValueError(f"band must be at least 0, not {band}")
-    geometry = Geometry(spectrum.shape[3], width, *out_size, band, antialias, border)
+    geometry = Geometry(spectrum.shape[-2], width, *out_size, band, antialias, border)
     epilogue = Epilogue(colour, mean, std, float(gain))
     if resolve(backend, spectrum.device) == "reference":
+        if magnitude is not None:
+            spectrum = reference.polar(magnitude, spectrum)
         return reference.Synthesis.apply(spectrum, envelope, views, geometry, epilogue, layout, dtype)
     _check_one_of("dtype of the spectrum", spectrum.dtype, (torch.float32,))
     _check_one_of("dtype", dtype, DTYPES[:3])
     from fvfast_kernels import library
 
     constants = (width, *out_size, epilogue.gain, precision, dtype, layout, band, antialias, border)
-    return library.synthesize(spectrum, envelope, views, colour, mean, std, *constants)[0]
+    return library.synthesize(spectrum, magnitude, envelope, views, colour, mean, std, *constants)[0]
 
 
 def warp(
@@ -199,14 +204,20 @@ def adam_(
 # --- Checks.
 
 
-def _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, std) -> None:
-    if spectrum.dim() != 5 or spectrum.shape[1:3] != (3, 2):
+def _check_synthesis(spectrum, magnitude, envelope, views, width, out_size, colour, mean, std) -> None:
+    if magnitude is None and (spectrum.dim() != 5 or spectrum.shape[1:3] != (3, 2)):
         raise ValueError(f"spectrum must have shape (B, 3, 2, H, M), not {tuple(spectrum.shape)}")
+    if magnitude is not None and (spectrum.dim() != 4 or spectrum.shape[1] != 3):
+        raise ValueError(f"a phase must have shape (B, 3, H, M), not {tuple(spectrum.shape)}")
     if spectrum.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"spectrum must be float32, not {spectrum.dtype}")
-    batch, _, _, height, columns = spectrum.shape
+    batch, height, columns = spectrum.shape[0], *spectrum.shape[-2:]
     if width // 2 + 1 != columns:
         raise ValueError(f"a width of {width} needs {width // 2 + 1} columns in the spectrum, not {columns}")
+    if magnitude is not None and magnitude.shape not in (spectrum.shape, spectrum.shape[1:]):
+        raise ValueError(
+            f"magnitude must have shape {tuple(spectrum.shape[1:])}, not {tuple(magnitude.shape)}"
+        )
     if envelope.shape not in ((height, columns), (batch, height, columns)):
         raise ValueError(f"envelope must have shape {(height, columns)}, not {tuple(envelope.shape)}")
     if min(out_size) < 1:
@@ -216,7 +227,9 @@ def _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, s
     for name, shape in shapes.items():
         if given[name].shape != shape:
             raise ValueError(f"{name} must have shape {shape}, not {tuple(given[name].shape)}")
-    for name, tensor in (("envelope", envelope), *given.items()):
+    for name, tensor in (("magnitude", magnitude), ("envelope", envelope), *given.items()):
+        if tensor is None:
+            continue
         if tensor.dtype != spectrum.dtype or tensor.device != spectrum.device:
             raise ValueError(f"{name} must be {spectrum.dtype} on {spectrum.device}, not {_describe(tensor)}")
 

@@ -148,6 +148,16 @@ def bases(envelope: Tensor, views: Tensor, geometry: Geometry) -> Bases:
     )
 
 
+def polar(magnitude: Tensor, phase: Tensor) -> Tensor:
+    """The planes [B, 3, 2, H, M] of magnitude e^{i phase}."""
+    return torch.stack((magnitude * torch.cos(phase), magnitude * torch.sin(phase)), 2)
+
+
+def polar_adjoint(grad: Tensor, spectrum: Tensor) -> Tensor:
+    """The gradient of the phase [B, 3, H, M]: d/dphi of m e^{i phi} is i m e^{i phi}."""
+    return spectrum[:, :, 0] * grad[:, :, 1] - spectrum[:, :, 1] * grad[:, :, 0]
+
+
 # --- The field f and its adjoint, by matrix products. Dimension 3 holds the planes (real, imaginary).
 
 
@@ -299,29 +309,60 @@ def epilogue_adjoint(grad: Tensor, sigmoid: Tensor, epilogue: Epilogue, inside: 
     return torch.matmul(epilogue.gain * (epilogue.colour / epilogue.std[:, None]).t(), through)
 
 
+# --- The whole.
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the adjoint needs of the forward pass."""
+
+    sigmoid: Tensor  # [B, 3, Rh, Rw]
+    envelope: Tensor
+    shifts: list[tuple[int, int]] | None  # if by torch.fft
+    bases: Bases | None  # if by products
+
+
+def synthesize(
+    spectrum: Tensor,
+    envelope: Tensor,
+    views: Tensor,
+    geometry: Geometry,
+    epilogue: Epilogue,
+    layout: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Saved]:
+    shifts = integer_shifts(views, geometry)
+    if shifts is not None:
+        factors, inside = None, None
+        f = field_fft(spectrum, envelope, shifts, geometry)
+    else:
+        factors = bases(envelope, views, geometry)
+        f, inside = field(spectrum, factors, geometry), factors.inside
+    view, sigmoid = apply_epilogue(f, epilogue, inside, layout, dtype)
+    return view, Saved(sigmoid, envelope, shifts, factors)
+
+
+def synthesize_adjoint(grad: Tensor, saved: Saved, geometry: Geometry, epilogue: Epilogue) -> Tensor:
+    """The gradient of the spectrum from that of the view."""
+    inside = None if saved.bases is None else saved.bases.inside
+    grad = epilogue_adjoint(grad, saved.sigmoid, epilogue, inside)
+    if saved.bases is not None:
+        return field_adjoint(grad, saved.bases, geometry)
+    assert saved.shifts is not None
+    return field_fft_adjoint(grad, saved.envelope, saved.shifts, geometry)
+
+
 class Synthesis(torch.autograd.Function):
-    """The whole synthesis, differentiable in the spectrum only."""
+    """The synthesis, differentiable in the spectrum only."""
 
     @staticmethod
     def forward(ctx, spectrum, envelope, views, geometry, epilogue, layout, dtype):
-        shifts = integer_shifts(views, geometry)
-        if shifts is None:
-            ctx.bases = bases(envelope, views, geometry)
-            f, inside = field(spectrum, ctx.bases, geometry), ctx.bases.inside
-        else:
-            f, inside = field_fft(spectrum, envelope, shifts, geometry), None
-        view, sigmoid = apply_epilogue(f, epilogue, inside, layout, dtype)
-        ctx.save_for_backward(sigmoid, envelope)
-        ctx.shifts, ctx.geometry, ctx.epilogue, ctx.inside = shifts, geometry, epilogue, inside
+        view, ctx.saved = synthesize(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+        ctx.geometry, ctx.epilogue = geometry, epilogue
         return view
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        sigmoid, envelope = ctx.saved_tensors
-        grad = epilogue_adjoint(grads[0], sigmoid, ctx.epilogue, ctx.inside)
-        if ctx.shifts is None:
-            result = field_adjoint(grad, ctx.bases, ctx.geometry)
-        else:
-            result = field_fft_adjoint(grad, envelope, ctx.shifts, ctx.geometry)
-        return result, None, None, None, None, None, None
+        gradient = synthesize_adjoint(grads[0], ctx.saved, ctx.geometry, ctx.epilogue)
+        return gradient, None, None, None, None, None, None

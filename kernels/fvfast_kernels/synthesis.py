@@ -17,6 +17,8 @@ from fvfast_kernels.tiles import (
     NYQUIST,
     inside_mask,
     load_view,
+    pixel_offsets,
+    polar,
     product,
     raise_exponent,
     rescale,
@@ -59,20 +61,24 @@ def spectrum_factor(
 
 
 @triton.jit
-def load_spectrum(real_ptr, at, keep, fcos, fsin, H: tl.constexpr, W: tl.constexpr):
-    """factor * S: [BR, BK] planes."""
-    PLANE: tl.constexpr = H * (W // 2 + 1)
-    real = tl.load(real_ptr + at, mask=keep, other=0.0)
-    imag = tl.load(real_ptr + PLANE + at, mask=keep, other=0.0)
+def load_spectrum(ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE: tl.constexpr, PLANE: tl.constexpr):
+    """factor * S: [BR, BK] planes; S from its own planes, or from its phase and a fixed magnitude."""
+    real = tl.load(ptr + at, mask=keep, other=0.0)
+    if PHASE:
+        real, imag = polar(tl.load(magnitude_ptr + at, mask=keep, other=0.0), real)
+    else:
+        imag = tl.load(ptr + PLANE + at, mask=keep, other=0.0)
     return fcos * real - fsin * imag, fcos * imag + fsin * real
 
 
 @triton.jit
 def columns(
-    spectrum_ptr, envelope_ptr, views_ptr, step_ptr, y_ptr, batch, envelope_stride,
+    spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr, y_ptr,
+    batch, envelope_stride, magnitude_stride,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, KP: tl.constexpr,
-    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr,
+    ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, PHASE: tl.constexpr,
+    TABLE: tl.constexpr, EXACT: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Y [B, 3, 2, RH, KP] from the spectrum [B, 3, 2, H, M]; a program: BI folded view rows, BK columns."""
@@ -81,7 +87,9 @@ def columns(
     index = tl.program_id(0) // tiles_k * BI + tl.arange(0, BI)
     kx = tl.program_id(0) % tiles_k * BK + tl.arange(0, BK)
     ty, tx, zy, zx, sigma = load_view(views_ptr, step_ptr, image, batch, TABLE)
-    spectrum_ptr += channel * (2 * H * (W // 2 + 1))
+    PLANE: tl.constexpr = H * (W // 2 + 1)
+    spectrum_ptr += channel * (PLANE if PHASE else 2 * PLANE)
+    magnitude_ptr += image.to(tl.int64) * magnitude_stride + tl.program_id(1) % 3 * PLANE
     envelope_ptr += image.to(tl.int64) * envelope_stride
 
     even_r = tl.zeros((BI, BK), tl.float32)
@@ -95,11 +103,15 @@ def columns(
         fcos, fsin, at, keep = spectrum_factor(
             envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, 1, H, W, ROWS, COLUMNS, ANTIALIAS
         )
-        positive_r, positive_i = load_spectrum(spectrum_ptr, at, keep, fcos, fsin, H, W)
+        positive_r, positive_i = load_spectrum(
+            spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE
+        )
         fcos, fsin, at, keep = spectrum_factor(
             envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, -1, H, W, ROWS, COLUMNS, ANTIALIAS
         )
-        negative_r, negative_i = load_spectrum(spectrum_ptr, at, keep, fcos, fsin, H, W)
+        negative_r, negative_i = load_spectrum(
+            spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE
+        )
         # e^{i t} a + e^{-i t} b = cos t (a + b) + sin t i (a - b)
         sum_r, sum_i = positive_r + negative_r, positive_i + negative_i
         difference_r, difference_i = negative_i - positive_i, positive_r - negative_r
@@ -160,9 +172,10 @@ def sigmoid_of(x):
 
 @triton.jit
 def store_view(
-    f0, f1, f2, i, j, inside, stored, image, colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
+    f0, f1, f2, i, j, inside, stored, start, image,
+    colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
     stride_b, stride_c, stride_i, stride_j,
-    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr, DIRECTION: tl.constexpr,
 ):  # fmt: skip
     """The epilogue on one tile [BI, BJ] of the channels of f: colour, sigmoid, normalisation, stores."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = load_matrix(colour_ptr)
@@ -178,12 +191,12 @@ def store_view(
     v2 = tl.where(inside, (s2 - tl.load(mean_ptr + 2)) / tl.load(std_ptr + 2), 0.0)
     kind = view_ptr.dtype.element_ty
     if NHWC4:
-        # Four channels a pixel, interleaved in registers, so that a thread stores 8 or 16 bytes at once.
+        # Four channels a pixel, interleaved in registers: a thread stores whole pixels, two at once upwards.
         pixel = tl.join(tl.join(v0.to(kind), v2.to(kind)), tl.join(v1.to(kind), tl.zeros_like(v1).to(kind)))
-        pixel = pixel.reshape(f0.shape[0], f0.shape[1], 4)
-        pixel_at = (i[:, None] * RW + j[None, :])[:, :, None] * 4
-        at = image * (RH * RW * 4) + pixel_at + tl.arange(0, 4)[None, None, :]
-        tl.store(view_ptr + at, pixel, mask=stored[:, :, None])
+        BJ: tl.constexpr = f0.shape[1]
+        at = (i * (4 * RW))[:, None] + pixel_offsets(start, DIRECTION, BJ, RW)[None, :]
+        within = (i < RH)[:, None] & (start * 4 + tl.arange(0, 4 * BJ) < (RW + 1) // 2 * 4)[None, :]
+        tl.store(view_ptr + image * (RH * RW * 4) + at, pixel.reshape(f0.shape[0], 4 * BJ), mask=within)
     else:
         at = view_ptr + image * stride_b + i[:, None] * stride_i + j[None, :] * stride_j
         tl.store(at, v0.to(kind), mask=stored)
@@ -204,7 +217,8 @@ def rows(
     tiles_j: tl.constexpr = ((RW + 1) // 2 + BJ - 1) // BJ
     image = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) // tiles_j * BI + tl.arange(0, BI)
-    index = tl.program_id(0) % tiles_j * BJ + tl.arange(0, BJ)
+    start_j = tl.program_id(0) % tiles_j * BJ
+    index = start_j + tl.arange(0, BJ)
     ty, tx, zy, zx, sigma = load_view(views_ptr, step_ptr, tl.program_id(1), batch, TABLE)
     PLANE: tl.constexpr = RH * KP
     y_ptr += image * (6 * PLANE)
@@ -253,7 +267,8 @@ def rows(
         if MASK:
             inside = inside_mask(ty, tx, zy, zx, sigma, i, j, H, W, RH, RW)
         store_view(
-            even0 + sign * odd0, even1 + sign * odd1, even2 + sign * odd2, i, j, inside, stored, image,
+            even0 + sign * odd0, even1 + sign * odd1, even2 + sign * odd2,
+            i, j, inside, stored, start_j, image,
             colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4,
+            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(1 - 2 * half),
         )  # fmt: skip

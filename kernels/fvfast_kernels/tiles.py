@@ -98,6 +98,27 @@ def view_phases(ty, tx, sigma, k, kx, H: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
+def polar(magnitude, phase):
+    """The planes of magnitude e^{i phase}, in radians: whole turns are subtracted in two steps, exactly."""
+    whole = tl.floor(phase * 0.15915494309189535 + 0.5)
+    rest = (phase - whole * 6.28125) - whole * 0.0019353071795864769
+    cos, sin = cis(rest * 0.15915494309189535)
+    return magnitude * cos, magnitude * sin
+
+
+@triton.jit
+def pixel_offsets(start, DIRECTION: tl.constexpr, BJ: tl.constexpr, RW: tl.constexpr):
+    """Where BJ folded pixels of four channels begin in a row, channel by channel: [4 BJ].
+
+    Upwards from the middle they are one run of memory; downwards, runs of one pixel each.
+    """
+    q = tl.arange(0, 4 * BJ)
+    if DIRECTION > 0:
+        return (RW // 2 + start) * 4 + q
+    return ((RW - 1) // 2 - start) * 4 - q // 4 * 4 + q % 4
+
+
+@triton.jit
 def load_view(views_ptr, step_ptr, image, batch, TABLE: tl.constexpr):
     """ty, tx, zy, zx, sigma of an image; of the current step, if the views are a table of steps."""
     row = image
