@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from fvfast_kernels import synthesize, warp
+from fvfast_kernels import Buffers, synthesize, warp
 from torch import Generator, Tensor
 
 from fvfast.recipes import Recipe
@@ -114,6 +114,25 @@ class Fourier(Image):
         frame = self.frame
         layout = "nhwc4" if frame.channels == 4 else "nhwc"
         return self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype, layout)
+
+    def buffers(self) -> Buffers:
+        """What a step needs to make these images' views without autograd (`fvfast_kernels.synthesize_into`)."""
+        frame = self.frame
+        return Buffers.allocate(
+            len(self.parameter),
+            frame.size,
+            frame.size,
+            (frame.view, frame.view),
+            colour=self.colour,
+            mean=frame.mean,
+            std=frame.std,
+            device=frame.device,
+            gain=self.gain,
+            # Half-precision views round away more than half-precision products do.
+            precision="exact" if frame.dtype == torch.float32 else "fast",
+            dtype=frame.dtype,
+            layout="nhwc4" if frame.channels == 4 else "nhwc",
+        )
 
     def _synthesize(
         self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype, layout: str

@@ -22,7 +22,7 @@ def images_that_fit(free: int, one: int, two: int) -> int:
 
 
 def largest_batch(make: Callable[[int], Batch], tap: Fast, device: torch.device) -> int:
-    """The largest batch of `make(count)` that a CUDA device has memory for; found by taking a step of one and of two."""
+    """The largest batch of `make(count)` that a CUDA device has memory for, from a step of one and one of two."""
     peaks: list[int] = []
     for count in (1, 2):
         torch.cuda.empty_cache()
