@@ -22,10 +22,14 @@ from fvfast.expressions import Objective
 from fvfast.prepare import Fast
 from fvfast.step import Batch, Step
 
-# How many steps a GPU is given at once, before the host looks at what came of them.
 STRIDE = 16
 
 Recorder = Callable[[Step, Callable[[str], None]], tuple[Callable[[], None], Callable[[], None]]]
+
+
+def stride_on(device: torch.device) -> int:
+    """How many steps a device is given at once, before the host waits for it and looks at what came of them."""
+    return STRIDE if device.type == "cuda" else 1
 
 
 def ascend(
@@ -41,13 +45,13 @@ def ascend(
     a GPU. Raises FvfastError where an objective is not a number, or does not depend on the image.
     """
     step = Step(batch, tap)
-    stride = 1
+    stride = stride_on(batch.image.parameter.device)
     advance: Callable[[], None] = step
     release: Callable[[], None] = lambda: None  # noqa: E731
     if batch.image.parameter.is_cuda:
         from fvfast import graph
 
-        recorder, stride = recorder or graph.record, STRIDE
+        recorder = recorder or graph.record
     if recorder:
         advance, release = recorder(step, notify)
     started = time.perf_counter()

@@ -77,6 +77,11 @@ class Job:
         return value.expand(len(canvas)).float().cpu()
 
 
+def probes(device: torch.device) -> bool:
+    """Whether batches are as large as memory allows; on a CPU single images, side by side, are as fast."""
+    return device.type == "cuda"
+
+
 class Session:
     """One call of `render`: batches made, run, made smaller where memory asks for it, and gathered."""
 
@@ -96,7 +101,7 @@ class Session:
         self.on_cpu = job.device.type == "cpu"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
         self.size = batch or 1
-        self.probe = batch is None and job.device.type == "cuda" and len(self.plan) > 1
+        self.probe = batch is None and probes(job.device) and len(self.plan) > 1
         self.stages: dict[str, float] = {}
         self.depth = {name: index for index, name in enumerate(job.layers)}
         self.channels = 3

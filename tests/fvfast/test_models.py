@@ -273,7 +273,7 @@ def test_offline_timm_weights_fail_at_once(capfd):
     sentence = refused("timm:resnet26")
     assert "no weights for timm:resnet26 could be downloaded (" in sentence
     assert "pass --weights FILE, or --weights none" in sentence
-    assert constants.HF_HUB_OFFLINE == before
+    assert before == constants.HF_HUB_OFFLINE
     out, err = capfd.readouterr()
     assert "Retrying" not in out + err
     assert out == ""
