@@ -133,7 +133,7 @@ class Session:
     def _run(self, tap: prepare.Fast) -> list[Batch]:
         """Run every image, with fewer at a time whenever memory runs out."""
         while True:
-            batches = list(self._batches())
+            batches = list(self.batches())
             poll = functools.partial(self._poll, batches)
             notify = self._once()
             try:
@@ -165,7 +165,7 @@ class Session:
             raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
         self.notify(f"memory ran out: going on with {self.size * self.workers} images at a time")
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
         units: list[list[ImagePlan]] = []
         for image in self.plan:
