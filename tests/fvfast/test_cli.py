@@ -503,7 +503,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits 
 def test_memory_that_runs_out_halves_the_batch_and_says_so():
     # An image takes 48 MiB and again as much for each of a few intermediate results: eight do not fit into 900 MiB.
     arguments = ("render", "sketch_nets:Hungry", "wide:0-7", "--size", 64, "--steps", 1, "--batch", 8, "--json")
-    process = start(900, *arguments, "--threads", 8, code=LIMITED)
+    process = start(900, *arguments, "--threads", 1, code=LIMITED)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     said = [line for line in err.splitlines() if line.startswith("fvfast: memory ran out: going on with ")]
@@ -515,7 +515,7 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so():
 
 @linux
 def test_memory_that_does_not_do_for_one_image_is_a_sentence():
-    arguments = ("render", "sketch_nets:Hungry", "wide:0-1", "--size", 64, "--steps", 1, "--threads", 8)
+    arguments = ("render", "sketch_nets:Hungry", "wide:0-1", "--size", 64, "--steps", 1, "--threads", 1)
     process = start(60, *arguments, code=LIMITED)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
