@@ -145,6 +145,22 @@ def test_expanded_and_permuted_cotangents(make_inputs):
         torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_magnitude_and_phase_are_a_spectrum(make_inputs):
+    inputs, options = make_inputs(9, 10, dtype=torch.float64)
+    options |= {"out_size": (7, 6), "dtype": torch.float64}
+    real, imag = inputs["spectrum"].unbind(2)
+    magnitude, phase = torch.hypot(real, imag), torch.atan2(imag, real).requires_grad_()
+    by_phase = synthesize(phase, inputs["envelope"], inputs["views"], magnitude=magnitude, **options)
+    torch.testing.assert_close(by_phase, synthesize(*inputs.values(), **options), rtol=1e-12, atol=1e-12)
+    small = {
+        "envelope": inputs["envelope"],
+        "views": inputs["views"][:1],
+        "magnitude": magnitude[0],
+        **options,
+    }
+    assert torch.autograd.gradcheck(lambda phase: synthesize(phase, **small), (phase[:1],), fast_mode=True)
+
+
 def test_frequencies_are_those_of_torch_fft():
     for height, width in ((8, 9), (7, 6)):
         ky, kx = frequencies(height, width)
@@ -175,6 +191,7 @@ def test_wrong_arguments_are_named(make_inputs, change, message):
 
 def test_dispatch_obeys_argument_and_environment(monkeypatch):
     monkeypatch.delenv("FVFAST_KERNELS", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert describe("cpu")["backend"] == "reference"
     with pytest.raises(RuntimeError, match=r"the argument backend asks for triton, but .*cpu"):
         describe("cpu", "triton")
