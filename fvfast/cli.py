@@ -1,0 +1,358 @@
+"""The command line: `fvfast render`, `layers`, `models`, `doctor`. It holds no mathematics and imports torch late."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fvfast.errors import FvfastError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fvfast.result import Progress, Render
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="fvfast",
+    help="Feature visualisation, fast: see what a neuron, channel, layer or class of a network looks for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except FvfastError as error:
+        code = _complain(str(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # `fvfast layers | head`
+        sys.stderr.close()
+        code = 0
+    except Exception as error:
+        # The parser's own errors; anything else is a bug and keeps its traceback.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        code = _complain(message()) if message() else INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(sentence: str) -> int:
+    print(f"fvfast: {sentence}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from fvfast import __version__
+
+        print(f"fvfast {__version__}")
+        raise typer.Exit
+
+
+# render ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def render(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="efficientnet_lite0, a torchvision name, timm:NAME, or package.module:callable."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Argument(help="LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X, LAYER, or logits:NAME."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Width and height of the image, 16-1024 px.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first image of each target.")] = None,
+    copies: Annotated[int, typer.Option(help="Images of each target, from seed, seed + 1, ...")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Images in one tensor (default: what suits the device).")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    image: Annotated[str | None, typer.Option(help="Parameterisation: fourier or pixel.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams or plain.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
+    weights: Weights = "default",
+    out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("renders"),
+    every: Annotated[int | None, typer.Option(help="Also keep a snapshot every so many steps.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Render again what made this PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Render features as images: one PNG each, and a contact sheet. Without arguments: eight of the bundled model's."""
+    from fvfast import files
+    from fvfast.rendering import render as run
+
+    options: dict[str, Any] = {
+        "size": size,
+        "steps": steps,
+        "seed": seed,
+        "lr": lr,
+        "image": image,
+        "dtype": dtype,
+    }
+    options |= {"recipe": recipe, "weights": weights}
+    if source is not None:
+        if model or target:
+            raise FvfastError("--from takes its model and target from the PNG: leave out MODEL and TARGET")
+        model, target, options = _again(source, options)
+    files.writable(out)
+    options = {key: value for key, value in options.items() if value is not None}
+    with _Screen(quiet=as_json) as screen:
+        result = run(
+            model or "efficientnet_lite0",
+            target or None,
+            copies=copies,
+            batch=batch,
+            device=device,
+            threads=threads,
+            every=every,
+            progress=screen.progress,
+            stop=screen.stopped,
+            notify=screen.notify,
+            **options,
+        )
+    paths = result.save(out)
+    if len(result) > 1:
+        sheet = out / "sheet.png"
+        files.write_png(result.sheet(), sheet)
+    if as_json:
+        print(json.dumps(_document(result, paths), indent=2))
+    else:
+        _table(screen.console, result, paths)
+    for sentence in result.notes:
+        print(f"fvfast: {sentence}", file=sys.stderr)
+    if result.failures:
+        for sentence in result.failures:
+            _complain(sentence)
+        raise typer.Exit(BAD_INPUT)
+    if result.interrupted:
+        print(f"fvfast: interrupted; wrote {len(paths)} images as far as they had come", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _again(source: Path, options: dict[str, Any]) -> tuple[str, list[str], dict[str, Any]]:
+    """Model, target and options that a PNG was made with; what the user says on the command line wins."""
+    from fvfast import files
+    from fvfast.recipes import Recipe
+
+    spec = files.read_spec(source)
+    stored = {
+        "recipe": Recipe.from_dict(spec["recipe"]),
+        "seed": spec["seed"],
+        "size": spec["size"],
+        "dtype": spec["dtype"],
+        "weights": spec["weights"],
+    }
+    if options["weights"] == "default":
+        del options["weights"]
+    given = {key: value for key, value in options.items() if value is not None}
+    return spec["model"], [spec["target"]], {**stored, **given}
+
+
+def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "device": result.device,
+        "path": result.path,
+        "dtype": result.dtype,
+        "steps": max(r.steps for r in result.recipes),
+        "size": result.size,
+        "seed": min(result.seeds),
+        "seconds": round(result.seconds, 3),
+        "steps_per_s": round(result.steps / result.seconds, 2),
+        "images_per_s": round(len(result) / result.seconds, 4),
+        "interrupted": result.interrupted,
+        "renders": [
+            {
+                "target": target,
+                "file": str(path),
+                "seed": seed,
+                "steps": spec["steps"],
+                "objective_start": start,
+                "objective_end": end,
+            }
+            for target, path, seed, spec, start, end in zip(
+                result.targets,
+                paths,
+                result.seeds,
+                result.specs,
+                result.objective_start.tolist(),
+                result.objective.tolist(),
+                strict=True,
+            )
+        ],
+    }
+
+
+def _table(console: Console, result: Render, paths: list[Path]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("target", overflow="fold")
+    table.add_column("start", justify="right")
+    table.add_column("end", justify="right")
+    table.add_column("file", overflow="fold")
+    starts, ends = result.objective_start.tolist(), result.objective.tolist()
+    for target, start, end, path in zip(result.targets, starts, ends, paths, strict=True):
+        table.add_row(target, f"{start:.3f}", f"{end:.3f}", path.name)
+    console.print(table)
+    folder = paths[0].parent
+    where = f"in {folder}" + (f"; all on one page: {folder / 'sheet.png'}" if len(paths) > 1 else "")
+    console.print(where, soft_wrap=True)
+    console.print(
+        f"{len(paths)} images of {result.size} px in {result.seconds:.1f} s, {result.steps / result.seconds:.1f} "
+        f"steps/s, {result.device}, {result.path} path, {result.dtype}",
+        style="dim",
+    )
+
+
+class _Screen:
+    """The progress bar, the first Ctrl-C, and messages on the way. Writes to stderr where stdout is for JSON."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=quiet, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.fields[images]} images"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]:>6} steps/s"),
+            TextColumn("objective {task.fields[value]:>7}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=None, images="0/?", rate="", value="")
+        self.interrupted = False
+
+    def __enter__(self) -> _Screen:
+        self.before = signal.signal(signal.SIGINT, self._interrupt)
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+        signal.signal(signal.SIGINT, self.before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self.notify("stopping after this step (Ctrl-C again to leave at once)")
+
+    def stopped(self) -> bool:
+        return self.interrupted
+
+    def notify(self, sentence: str) -> None:
+        print(f"fvfast: {sentence}", file=sys.stderr)
+
+    def progress(self, progress: Progress) -> None:
+        elapsed = self.bar.tasks[0].elapsed or 0
+        self.bar.update(
+            self.task,
+            completed=progress.steps_done,
+            total=progress.steps_total,
+            images=f"{progress.images_done}/{progress.images_total}",
+            rate=f"{progress.steps_done / elapsed:.1f}" if elapsed > 0.5 else "",
+            value=f"{progress.value:.3f}" if progress.value == progress.value else "",
+        )
+
+
+# layers, models, doctor ------------------------------------------------------------------------------------
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="As for `render`.")] = "efficientnet_lite0",
+    size: Annotated[int | None, typer.Option(help="Input size in px (default: the network's own).")] = None,
+    weights: Weights = "none",
+    as_json: Json = False,
+) -> None:
+    """List what a target may name: every layer's name, kind, channels and size, in the order of the forward pass."""
+    import torch
+
+    from fvfast.layers import input_size
+    from fvfast.models import load
+    from fvfast.prepare import pristine
+
+    loaded = load(model, weights)
+    chosen = loaded.size if size is None else size
+    if chosen < 1:
+        raise FvfastError(f"size must be 1 or more, not {chosen}")
+    seen, found = input_size(pristine(loaded.module, torch.device("cpu")), chosen, loaded.size, loaded.name)
+    if as_json:
+        rows = [
+            {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}
+            for v in found.values()
+        ]
+        print(json.dumps({"model": loaded.name, "size": seen, "layers": rows}, indent=2))
+        return
+    rows = [(v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()]
+    _columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Only names that contain this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named, and where their weights are."""
+    from fvfast.models import names
+
+    found = [row for row in names() if pattern.lower() in row["name"].lower()]
+    if as_json:
+        print(json.dumps({"models": found}, indent=2))
+        return
+    if not found:
+        raise FvfastError(f"no model's name contains {pattern!r}")
+    _columns(("model", "source", "weights"), [(r["name"], r["source"], r["weights"]) for r in found])
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show versions, the device, and which path will run and why."""
+    from fvfast.doctor import report
+
+    found = report()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _columns(None, [(key, str(value)) for key, value in found.items()])
+
+
+def _columns(header: tuple[str, ...] | None, rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+    """Print rows in columns as wide as their widest entry; plain text, so that it can be piped."""
+    every = [header, *rows] if header else rows
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))]
+    for row in every:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What this machine is, and which path a render will take on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import fvfast_kernels
+import torch
+
+import fvfast
+from fvfast.optimize import crew_size
+
+
+def report() -> dict[str, Any]:
+    """Versions, devices, the path that will run with its reason, and how the work is spread."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = fvfast_kernels.describe(device)
+    workers, threads = crew_size(None)
+    found: dict[str, Any] = {
+        "fvfast": fvfast.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        "triton": _version("triton"),
+        "timm": _version("timm"),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        memory = torch.cuda.get_device_properties(device).total_memory
+        found |= {"capability": f"sm_{major}{minor}", "memory": f"{memory / 2**30:.0f} GiB"}
+    found |= {
+        "path": chosen["backend"],
+        "why": chosen["reason"],
+        "at once": f"{workers} images, {threads} thread{'s' if threads > 1 else ''} each",
+    }
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,167 @@
+"""Objectives as expressions: what they look at, and the algebra that combines them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fvfast.layers import Layer
+
+
+class Context:
+    """What an objective may look at: activations by layer, each [B, C, H, W], and the canvas [B, 3, H, W]."""
+
+    def __init__(
+        self,
+        activations: Mapping[str, Tensor],
+        canvas: Callable[[], Tensor] | None = None,
+        layers: Mapping[str, Layer] | None = None,
+    ) -> None:
+        self._activations = activations
+        self.layers = layers or {}
+        self._make_canvas = canvas
+        self._canvas: Tensor | None = None
+
+    def __getitem__(self, layer: str) -> Tensor:
+        return self._activations[layer]
+
+    @property
+    def canvas(self) -> Tensor:
+        """The image in [0, 1], made only when an objective asks for it."""
+        if self._canvas is None:
+            if self._make_canvas is None:
+                raise ValueError("this objective looks at the image, and no image was given")
+            self._canvas = self._make_canvas()
+        return self._canvas
+
+    def rows(self, start: int, stop: int) -> Context:
+        """The same for some of the images."""
+        activations = {name: value[start:stop] for name, value in self._activations.items()}
+        return Context(activations, lambda: self.canvas[start:stop], self.layers)
+
+
+class Objective(ABC):
+    """Something to maximise. `value(context)` is a tensor [B]; objectives are immutable."""
+
+    @abstractmethod
+    def value(self, context: Context) -> Tensor:
+        """The objective of each image, [B]."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """How the objective is written in a caption or a table."""
+
+    def leaves(self) -> Iterator[Objective]:
+        """The terms that this expression is made of."""
+        yield self
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The names of the layers that it reads."""
+        return frozenset(leaf.layer for leaf in self.leaves() if isinstance(leaf, OnLayer))
+
+    @property
+    def coupled(self) -> bool:
+        """Whether an image's value depends on the other images of the same objective."""
+        return any(leaf.coupled for leaf in self.leaves() if leaf is not self)
+
+    def check(self, layers: Mapping[str, Layer], model: str) -> None:
+        """Raise FvfastError where a channel or a position does not exist. Layer names are checked before."""
+        for leaf in self.leaves():
+            if isinstance(leaf, OnLayer):
+                leaf.check_in(layers[leaf.layer], model)
+
+    def __add__(self, other: Objective | float) -> Objective:
+        return _Binary("+", self, _lift(other))
+
+    def __radd__(self, other: float) -> Objective:
+        return self if other == 0 else _Binary("+", _lift(other), self)  # sum() starts from 0
+
+    def __sub__(self, other: Objective | float) -> Objective:
+        return _Binary("-", self, _lift(other))
+
+    def __rsub__(self, other: float) -> Objective:
+        return _Binary("-", _lift(other), self)
+
+    def __mul__(self, other: Objective | float) -> Objective:
+        return _Binary("*", self, _lift(other))
+
+    def __rmul__(self, other: float) -> Objective:
+        return _Binary("*", _lift(other), self)
+
+    def __truediv__(self, other: Objective | float) -> Objective:
+        return _Binary("/", self, _lift(other))
+
+    def __neg__(self) -> Objective:
+        return _Binary("*", _lift(-1.0), self)
+
+
+class OnLayer(Objective):
+    """A term that reads one layer; every subclass has it as its field `layer`."""
+
+    layer: str
+
+    def check_in(self, layer: Layer, model: str) -> None:
+        """Raise FvfastError where the term does not fit the layer."""
+
+
+# Algebra ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Number(Objective):
+    number: float
+
+    def value(self, context: Context) -> Tensor:
+        return torch.tensor(self.number)
+
+    def leaves(self) -> Iterator[Objective]:
+        return iter(())
+
+    @property
+    def label(self) -> str:
+        return f"{self.number:g}"
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "+": torch.add,
+    "-": torch.sub,
+    "*": torch.mul,
+    "/": torch.div,
+}
+
+
+@dataclass(frozen=True)
+class _Binary(Objective):
+    operation: str
+    left: Objective
+    right: Objective
+
+    def value(self, context: Context) -> Tensor:
+        # A number is a 0-d tensor on the CPU, which torch combines with tensors on any device.
+        return _OPERATIONS[self.operation](self.left.value(context), self.right.value(context))
+
+    def leaves(self) -> Iterator[Objective]:
+        yield from self.left.leaves()
+        yield from self.right.leaves()
+
+    @property
+    def label(self) -> str:
+        def inside(part: Objective) -> str:
+            # a - (b - c), a * (b + c): only what binds less tightly, or stands to the right, needs brackets.
+            return f"({part.label})" if isinstance(part, _Binary) else part.label
+
+        return f"{inside(self.left)} {self.operation} {inside(self.right)}"
+
+
+def _lift(value: Objective | float) -> Objective:
+    if isinstance(value, Objective):
+        return value
+    if isinstance(value, (int, float)):
+        return _Number(float(value))
+    raise TypeError(f"an objective combines with objectives and numbers, not with {type(value).__name__}")

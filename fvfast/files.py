@@ -1,0 +1,164 @@
+"""What is written to disk: PNGs that carry their own recipe, and contact sheets."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import PIL.Image
+from PIL import ImageDraw, ImageFont, PngImagePlugin
+from torch import Tensor
+
+import fvfast
+from fvfast.errors import FvfastError
+
+if TYPE_CHECKING:
+    from fvfast.result import Render
+
+CHUNK = "fvfast"  # the text chunk's keyword
+
+# The sheet's look: paper, ink and margins, in pixels for a 224 px image.
+PAPER, INK, FAINT = (250, 250, 248), (28, 28, 30), (118, 118, 122)
+
+
+def to_pil(image: Tensor) -> PIL.Image.Image:
+    """An image [3, H, W] in 0..1 as 8-bit RGB, rounded to nearest."""
+    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return PIL.Image.fromarray(array)
+
+
+def writable(folder: Path, make: bool = False) -> Path:
+    """See that files can be put into `folder`, before any work is done for it; make it only if told to."""
+    there = folder.absolute()
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        while not there.exists():  # a folder that is missing is made later, in the nearest that is there
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise FvfastError(
+            f"cannot write to the folder {folder} ({error.strerror}); choose another with --out"
+        ) from error
+    return folder
+
+
+def save(render: Render, folder: Path) -> list[Path]:
+    """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths."""
+    writable(folder, make=True)
+    names = file_names(render.targets, render.seeds, render.model)
+    paths = []
+    for name, image, spec, shots in zip(names, render.images, render.specs, render.snapshots, strict=True):
+        path = folder / f"{name}.png"
+        write_png(to_pil(image), path, spec)
+        for step, shot in shots:
+            snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}
+            write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)
+        paths.append(path)
+    return paths
+
+
+def file_names(targets: Sequence[str], seeds: Sequence[int], model: str) -> list[str]:
+    """One name an image, unlike one another: model, target, and the seed where it is not 0."""
+    names: list[str] = []
+    for target, seed in zip(targets, seeds, strict=True):
+        plain = re.sub(r"[^A-Za-z0-9_.@-]+", "-", f"{model}-{target}").strip("-")[:120]
+        base = f"{plain}-seed{seed}" if seed else plain
+        name, count = base, 2
+        while name in names:
+            name, count = f"{base}-{count}", count + 1
+        names.append(name)
+    return names
+
+
+def write_png(image: PIL.Image.Image, path: Path, spec: dict[str, Any] | None = None) -> None:
+    """Write a PNG that carries `spec` as a text chunk; under a temporary name first, so never half a file."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", f"fvfast {fvfast.__version__}")
+    if spec is not None:
+        info.add_text(CHUNK, json.dumps({"version": fvfast.__version__, **spec}, sort_keys=True))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fvfast-", suffix=".png")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise FvfastError(f"cannot write {path} ({error.strerror}); choose another folder with --out") from error
+        raise
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """What a PNG written here says of how to render it again. Raises FvfastError where it says nothing."""
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()
+            text = image.info.get(CHUNK)
+    except FileNotFoundError as error:
+        raise FvfastError(f"no file {path}") from error
+    except (OSError, SyntaxError) as error:
+        raise FvfastError(f"{path} is not a readable PNG") from error
+    if text is None:
+        raise FvfastError(f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again")
+    try:
+        spec = json.loads(text)
+        return {key: spec[key] for key in ("model", "weights", "target", "seed", "size", "dtype", "recipe")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise FvfastError(f"the recipe in {path} cannot be read; it may be from another version") from error
+
+
+def sheet(
+    images: Sequence[PIL.Image.Image],
+    titles: Sequence[str],
+    captions: Sequence[str],
+    columns: int | None = None,
+    tile: int = 224,
+) -> PIL.Image.Image:
+    """Images on a grid, `tile` pixels wide each, a title and a fainter caption under each."""
+    count = len(images)
+    columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6))))
+    columns = math.ceil(count / math.ceil(count / columns))  # as even as the rows allow
+    rows = math.ceil(count / columns)
+    margin, gap, text = round(tile * 0.09), round(tile * 0.07), round(tile * 0.2)
+    title_font, caption_font = (ImageFont.load_default(round(tile * part)) for part in (0.066, 0.056))
+    width = 2 * margin + columns * tile + (columns - 1) * gap
+    height = 2 * margin + rows * (tile + text) + (rows - 1) * gap - round(text * 0.2)
+    page = PIL.Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, (image, title, caption) in enumerate(zip(images, titles, captions, strict=True)):
+        x = margin + (i % columns) * (tile + gap)
+        y = margin + (i // columns) * (tile + text + gap)
+        page.paste(image.resize((tile, tile), PIL.Image.Resampling.LANCZOS), (x, y))
+        below = y + tile + round(tile * 0.025)
+        draw.text((x, below), _fit(draw, title, title_font, tile), INK, font=title_font)
+        draw.text(
+            (x, below + round(tile * 0.085)),
+            _fit(draw, caption, caption_font, tile),
+            FAINT,
+            font=caption_font,
+        )
+    return page
+
+
+def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """`text`, shortened from the front where it is wider than `width`: a target's channel stands at its end."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength("…" + text, font=font) > width:
+        text = text[1:]
+    return "…" + text
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

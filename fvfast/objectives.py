@@ -1,0 +1,302 @@
+"""What to maximise: small expressions over a network's activations and the image itself.
+
+Every objective gives one number an image. Sums, differences, products and quotients, with numbers and with each
+other, mean what algebra says and build new objectives; the operands stay as they are:
+
+    channel("features.5", 3) + 0.5 * neuron("features.7", 1) - 2 * total_variation()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fvfast.errors import FvfastError
+from fvfast.expressions import Context, Objective, OnLayer
+from fvfast.layers import LOGITS, Layer
+
+# Terms on a layer ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Channel(OnLayer):
+    """Mean activation of a channel over all positions."""
+
+    layer: str
+    channel: int
+
+    def value(self, context: Context) -> Tensor:
+        return context[self.layer][:, self.channel].mean((-2, -1))  # [B]
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer}:{self.channel}"
+
+    def check_in(self, layer: Layer, model: str) -> None:
+        _check_channel(layer, self.channel)
+
+
+@dataclass(frozen=True)
+class Neuron(OnLayer):
+    """Activation of a channel at one position; the centre where y and x are None."""
+
+    layer: str
+    channel: int
+    y: int | None = None
+    x: int | None = None
+
+    def value(self, context: Context) -> Tensor:
+        maps = context[self.layer]  # [B, C, H, W]
+        known = context.layers.get(self.layer)
+        height = known.height if known and known.height else maps.shape[-2]
+        width = known.width if known and known.width else maps.shape[-1]
+        y = height // 2 if self.y is None else self.y
+        x = width // 2 if self.x is None else self.x
+        row, column = known.position(y, x) if known else (y, x)
+        return maps[:, self.channel, row, column]  # [B]
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer}:{self.channel}" + ("@centre" if self.y is None else f"@{self.y},{self.x}")
+
+    def check_in(self, layer: Layer, model: str) -> None:
+        _check_channel(layer, self.channel)
+        if layer.height is None or layer.width is None:
+            raise FvfastError(f"{self.layer} has no grid of positions: leave out '@' in {self.label!r}")
+        y, x = self.y or 0, self.x or 0
+        if not (0 <= y < layer.height and 0 <= x < layer.width):
+            raise FvfastError(
+                f"{self.label!r} lies outside {self.layer}, which is {layer.height}x{layer.width} at this size "
+                f"(Y 0-{layer.height - 1}, X 0-{layer.width - 1})"
+            )
+
+
+@dataclass(frozen=True)
+class WholeLayer(OnLayer):
+    """Mean square of everything in a layer: DeepDream's objective."""
+
+    layer: str
+
+    def value(self, context: Context) -> Tensor:
+        return context[self.layer].square().mean((1, 2, 3))  # [B]
+
+    @property
+    def label(self) -> str:
+        return self.layer
+
+
+@dataclass(frozen=True, eq=False)
+class Direction(OnLayer):
+    """Mean over positions of dot(activation, vector) * max(0.1, cosine)^power.
+
+    The clamp at 0.1 keeps a gradient where the cosine is not yet positive (lucid's `dot_compare`).
+    """
+
+    layer: str
+    vector: Tensor = field(repr=False)  # [C]
+    power: float = 0.0
+
+    def value(self, context: Context) -> Tensor:
+        maps = context[self.layer]  # [B, C, H, W]
+        vector = self.vector.to(maps)[None, :, None, None]  # [1, C, 1, 1]
+        dot = (maps * vector).sum(1)  # [B, H, W]
+        if self.power:
+            cosine = F.cosine_similarity(maps, vector, dim=1)  # [B, H, W]
+            dot = dot * cosine.clamp(min=0.1) ** self.power
+        return dot.mean((-2, -1))
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer}:direction"
+
+    def check_in(self, layer: Layer, model: str) -> None:
+        if self.vector.shape != (layer.channels,):
+            raise FvfastError(
+                f"a direction in {self.layer} needs {layer.channels} numbers, got a tensor of shape "
+                f"{tuple(self.vector.shape)}"
+            )
+
+
+@dataclass(frozen=True)
+class Diversity(OnLayer):
+    """How unlike the images of one objective are: minus the mean cosine between their Gram matrices in a layer.
+
+    0 for one image alone. After Olah et al., "Feature Visualization" (2017), with the term as in lucid.
+    """
+
+    layer: str
+
+    def value(self, context: Context) -> Tensor:
+        maps = context[self.layer].flatten(2)  # [B, C, P]
+        count = len(maps)
+        if count < 2:
+            return maps.new_zeros(count)
+        gram = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)  # [B, C * C]
+        cosines = gram @ gram.T  # [B, B]
+        return -(cosines.sum(1) - cosines.diagonal()) / (count - 1)
+
+    @property
+    def coupled(self) -> bool:
+        return True
+
+    @property
+    def label(self) -> str:
+        return f"diversity({self.layer})"
+
+
+# Terms on the image ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TotalVariation(Objective):
+    """Mean absolute difference between neighbouring pixels of the canvas. A penalty: subtract it."""
+
+    def value(self, context: Context) -> Tensor:
+        image = context.canvas
+        down = (image[:, :, 1:] - image[:, :, :-1]).abs().mean((1, 2, 3))
+        right = (image[..., 1:] - image[..., :-1]).abs().mean((1, 2, 3))
+        return down + right
+
+    @property
+    def label(self) -> str:
+        return "total_variation"
+
+
+@dataclass(frozen=True)
+class Norm(Objective):
+    """Mean over the canvas of |p - middle|^order, order 1 or 2. A penalty: subtract it."""
+
+    order: int
+    middle: float = 0.5
+
+    def value(self, context: Context) -> Tensor:
+        return (context.canvas - self.middle).abs().pow(self.order).mean((1, 2, 3))
+
+    @property
+    def label(self) -> str:
+        return f"l{self.order}"
+
+
+@dataclass(frozen=True)
+class Blur(Objective):
+    """Mean square distance between the canvas and its own blur (held fixed). A penalty on what a blur removes."""
+
+    sigma: float = 1.0  # pixels
+
+    def value(self, context: Context) -> Tensor:
+        from torchvision.transforms.functional import gaussian_blur
+
+        image = context.canvas
+        size = 2 * math.ceil(3 * self.sigma) + 1
+        return (image - gaussian_blur(image.detach(), [size, size], [self.sigma] * 2)).square().mean((1, 2, 3))
+
+    @property
+    def label(self) -> str:
+        return "blur"
+
+
+def _check_channel(layer: Layer, channel: int) -> None:
+    if not 0 <= channel < layer.channels:
+        raise FvfastError(f"{layer.name} has channels 0-{layer.channels - 1}, not {channel}")
+
+
+# The public names ------------------------------------------------------------------------------------------
+
+
+def channel(layer: str, channel: int) -> Objective:
+    """Mean activation of `channel` in `layer` over all positions (tokens count as positions)."""
+    return Channel(layer, channel)
+
+
+def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None) -> Objective:
+    """Activation of `channel` at row y, column x of `layer`'s grid; at its centre by default."""
+    return Neuron(layer, channel, y, x)
+
+
+def layer(name: str) -> Objective:
+    """Mean square of a whole layer."""
+    return WholeLayer(name)
+
+
+def logit(index: int) -> Objective:
+    """The network's own output at `index`, before any softmax."""
+    return Channel(LOGITS, index)
+
+
+def direction(layer: str, vector: Tensor | Sequence[float], power: float = 0.0) -> Objective:
+    """Mean over positions of dot(activation, vector) * max(0.1, cosine)^power. vector: [C]."""
+    return Direction(layer, torch.as_tensor(vector, dtype=torch.float32), power)
+
+
+def diversity(layer: str) -> Objective:
+    """Minus the mean cosine between the Gram matrices of the images rendered for one objective."""
+    return Diversity(layer)
+
+
+def total_variation() -> Objective:
+    """Mean absolute difference between neighbouring pixels. Subtract it to smooth."""
+    return TotalVariation()
+
+
+def l1(middle: float = 0.5) -> Objective:
+    """Mean absolute distance of the pixels from `middle`. Subtract it to keep contrast down."""
+    return Norm(1, middle)
+
+
+def l2(middle: float = 0.5) -> Objective:
+    """Mean square distance of the pixels from `middle`. Subtract it to keep contrast down."""
+    return Norm(2, middle)
+
+
+def blur(sigma: float = 1.0) -> Objective:
+    """Mean square distance between the image and its Gaussian blur (sigma in pixels). Subtract it."""
+    return Blur(sigma)
+
+
+# Many at once ----------------------------------------------------------------------------------------------
+
+
+def together(objectives: Sequence[tuple[Objective, int]]) -> Callable[[Context], Tensor]:
+    """One function for a batch whose images have different objectives.
+
+    objectives: (objective, number of images) in the order of the batch. Plain channels, the common case, are read
+    with one gather a layer; the others each look at their own images. The function gives a tensor [B].
+    """
+    starts = [0]
+    for _, count in objectives:
+        starts.append(starts[-1] + count)
+    gathers: dict[str, list[tuple[int, int]]] = {}
+    others: list[tuple[Objective, int, int]] = []
+    for (objective, count), start in zip(objectives, starts, strict=False):
+        if isinstance(objective, Channel):
+            gathers.setdefault(objective.layer, []).extend((start + i, objective.channel) for i in range(count))
+        else:
+            others.append((objective, start, start + count))
+    indices: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def index(layer: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        if (layer, device) not in indices:
+            rows, channels = torch.tensor(gathers[layer], device=device).T
+            indices[layer, device] = rows, channels
+        return indices[layer, device]
+
+    def value(context: Context) -> Tensor:
+        order: list[Tensor] = []
+        parts: list[Tensor] = []
+        for name in gathers:
+            maps = context[name]  # [B, C, H, W]
+            rows, channels = index(name, maps.device)
+            parts.append(maps[rows, channels].float().mean((-2, -1)))
+            order.append(rows)
+        for objective, start, stop in others:
+            part = objective.value(context.rows(start, stop)).float()
+            parts.append(part.expand(stop - start))
+            order.append(torch.arange(start, stop, device=part.device))
+        return torch.cat(parts)[torch.cat(order).argsort()]  # [B]
+
+    return value

@@ -1,0 +1,128 @@
+"""Recipes: named presets of parameterisation, views, optimiser and steps. docs/recipes.md compares them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from fvfast.errors import FvfastError, did_you_mean
+from fvfast.expressions import Objective
+from fvfast.layers import LOGITS
+from fvfast.views import Views
+
+IMAGES = ("fourier", "pixel")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image is made.
+
+    image: "fourier" (the image thinks in waves) or "pixel".
+    steps, lr: how many Adam steps, and how long.
+    size: the canvas in pixels; None for the network's own input size.
+    view: the view in pixels; None for the canvas's size.
+    envelope, decay: the fixed scaling of the Fourier spectrum ("lucid": 1/max(f, 1/max(H, W))^decay, or
+        "torch-dreams").
+    sd: standard deviation of the starting noise; gain: what the image is multiplied by before the sigmoid.
+    decorrelate: whether channels are mixed by ImageNet's colour statistics.
+    clip: largest norm of an image's gradient; None for any.
+    """
+
+    name: str
+    image: str = "fourier"
+    steps: int = 128
+    lr: float = 0.05
+    size: int | None = None
+    view: int | None = None
+    views: Views = field(default_factory=Views)
+    envelope: str = "lucid"
+    decay: float = 1.0
+    sd: float = 0.01
+    gain: float = 0.25
+    decorrelate: bool = True
+    clip: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Recipe:
+        """The recipe that `to_dict` wrote. Raises FvfastError where a field is unknown or missing."""
+        try:
+            views = dict(values["views"])
+            views["zoom"] = tuple(views["zoom"])
+            views["choices"] = tuple(views["choices"])
+            return Recipe(**{**values, "views": Views(**views)})
+        except (KeyError, TypeError) as error:
+            raise FvfastError(f"this recipe was written by another version of fvfast ({error})") from error
+
+
+DEFAULT = Recipe("default", steps=128, lr=0.1, views=Views(jitter=12, zoom=(0.9, 1.1), stretch=1.1, shear=10))
+
+# Classes want whole objects: closer views of a smoother image, and smaller steps.
+DEFAULT_CLASSES = Recipe(
+    "default", steps=192, lr=0.035, decay=1.25, views=Views(jitter=32, zoom=(0.4, 1.1), stretch=1.1, shear=15)
+)
+
+# lucent 0.1.8 (render.py, transform.py, param/). Its five resamplings are one here; the frame it pads with is
+# 0.5 throughout (it turns black where a rotation reaches beyond its padding).
+LUCENT = Recipe(
+    "lucent",
+    steps=512,
+    lr=0.05,
+    size=128,
+    view=224,
+    views=Views(
+        jitter=5,
+        zoom=(1.0, 1 / 0.9),
+        choices=(*range(-10, 11), 0, 0, 0, 0, 0),
+        border=0.5,
+        pad=12,
+    ),
+)
+
+# torch-dreams 4.0.0 (dreamer.py, utils.py). It resizes the image by 0.5 to 1.2, which changes the size of the
+# network's input; here the view keeps its size and the canvas, tiled, shrinks or grows inside it.
+TORCH_DREAMS = Recipe(
+    "torch-dreams",
+    steps=120,
+    lr=9e-3,
+    size=256,
+    views=Views(zoom=(1 / 1.2, 2.0), stretch=1.4, rotate=15),
+    envelope="torch-dreams",
+    decay=0.75,
+    gain=1.0,
+    clip=1.0,
+)
+
+# What happens without any of it: raw pixels, no views. High objectives, noise to look at.
+PLAIN = Recipe("plain", image="pixel", gain=1.0, decorrelate=False)
+
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, LUCENT, TORCH_DREAMS, PLAIN)}
+
+
+def choose(
+    name: str,
+    objective: Objective,
+    *,
+    image: str | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    size: int | None = None,
+) -> Recipe:
+    """The recipe called `name` for an objective, with what the user set otherwise.
+
+    The default recipe has one set of figures for layers and another for classes.
+    """
+    if name not in RECIPES:
+        raise FvfastError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are {', '.join(RECIPES)}")
+    if image is not None and image not in IMAGES:
+        raise FvfastError(f"unknown image {image!r}{did_you_mean(image, IMAGES)}; there are {', '.join(IMAGES)}")
+    recipe = RECIPES[name]
+    if recipe is DEFAULT and objective.layers and objective.layers <= {LOGITS}:
+        recipe = DEFAULT_CLASSES
+    changes: dict[str, Any] = {"image": image, "steps": steps, "lr": lr, "size": size}
+    if image == "pixel" and recipe.image == "fourier":
+        changes["gain"] = 1.0  # the gain belongs to the spectrum's scale
+    return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})

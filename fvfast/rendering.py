@@ -1,0 +1,151 @@
+"""The public call: from a model and targets to images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fvfast import models, recipes
+from fvfast.errors import FvfastError, is_out_of_memory
+from fvfast.expressions import Objective
+from fvfast.models import Model
+from fvfast.recipes import Recipe
+from fvfast.result import Progress, Render
+from fvfast.session import ImagePlan, Job, Session
+
+SMALLEST = 16  # pixels; the kernels' smallest canvas
+LARGEST = 1024
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def render(
+    model: str | nn.Module | Model = models.DEFAULT_MODEL,
+    target: str | Objective | Sequence[str | Objective] | None = None,
+    *,
+    recipe: str | Recipe = "default",
+    image: str | None = None,
+    size: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    copies: int = 1,
+    lr: float | None = None,
+    batch: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    weights: str = "default",
+    every: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Render:
+    """Render images that excite parts of a network.
+
+    model: what `fvfast.load` takes; never changed. weights: as there.
+    target: a written target ("features.5:3,7", "logits:daisy"), an objective, or a list of these; None for the
+        bundled network's showcase.
+    recipe: a name (default, lucent, torch-dreams, plain) or a Recipe.
+    image, size, steps, lr: override the recipe: parameterisation, canvas in pixels, number and length of steps.
+    seed: of the first copy; `copies` images of each target follow with seed + 1, ... The result is a pure function
+        of model, target, recipe, size, steps, seed and dtype on one machine, whatever else is rendered beside it.
+    batch: images in one tensor; by default one on a CPU (several at once, on threads), all on a GPU.
+    device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
+        one, else the CPU in float32.
+    threads: processors for each image on a CPU.
+    every: keep a snapshot every so many steps.
+    progress: called a few times a second; stop: asked as often, ends the render early with what there is;
+    notify: told of what changed on the way (a smaller batch).
+
+    Raises FvfastError, one sentence, for whatever the caller can mend.
+    """
+    loaded = models.load(model, weights)
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("copies", copies, 1),
+        ("batch", batch, 1),
+        ("every", every, 1),
+    ):
+        if value is not None and value < least:
+            raise FvfastError(f"{name} must be {least} or more, not {value}")
+    if seed + copies > 2**63:
+        raise FvfastError(f"seed must be below 2^63, not {seed}")
+    if threads is not None and threads < 1:
+        raise FvfastError(f"threads must be 1 or more, not {threads}")
+    known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
+    canvas = _canvas_size(known, size, loaded)
+    try:
+        job = Job(loaded, where, kind, canvas, known.view if known else None)
+        plan = _plan(job, target, recipe, image=image, steps=steps, lr=lr, seed=seed, copies=copies)
+        return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FvfastError(f"memory ran out with images of {canvas} px: use a smaller --size or fewer steps") from error
+
+
+def _plan(
+    job: Job,
+    target: str | Objective | Sequence[str | Objective] | None,
+    recipe: str | Recipe,
+    *,
+    image: str | None,
+    steps: int | None,
+    lr: float | None,
+    seed: int,
+    copies: int,
+) -> list[ImagePlan]:
+    objectives = job.objectives(target)
+    chosen = [_recipe(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
+    return [
+        ImagePlan(row, objective, r, seed + copy)
+        for row, (objective, r, copy) in enumerate(
+            (objective, r, copy) for objective, r in zip(objectives, chosen, strict=True) for copy in range(copies)
+        )
+    ]
+
+
+def _recipe(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:
+    if changes["steps"] is not None and changes["steps"] < 1:
+        raise FvfastError(f"steps must be 1 or more, not {changes['steps']}")
+    if changes["lr"] is not None and not changes["lr"] > 0:
+        raise FvfastError(f"lr must be above 0, not {changes['lr']}")
+    if isinstance(recipe, Recipe):
+        parameterisation = changes["image"] or recipe.image
+        if parameterisation not in recipes.IMAGES:
+            raise FvfastError(f"unknown image {parameterisation!r}; there are {', '.join(recipes.IMAGES)}")
+        return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    return recipes.choose(recipe, objective, **changes)
+
+
+def _canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
+    chosen = size if size is not None else (recipe.size if recipe else None) or model.size
+    if not SMALLEST <= chosen <= LARGEST:
+        raise FvfastError(f"size must be {SMALLEST} to {LARGEST} px, not {chosen}")
+    return chosen
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()  # the device "meta" makes tensors that hold nothing
+    except (RuntimeError, AssertionError) as error:
+        usable = "cpu" + (", cuda" if torch.cuda.is_available() else "")
+        raise FvfastError(f"device {str(device)!r} cannot be used here; there is {usable}") from error
+    return found
+
+
+def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise FvfastError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    return DTYPES[dtype]

@@ -1,0 +1,75 @@
+"""What a render is: its images, and all that is worth knowing of how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from torch import Tensor
+
+from fvfast import files
+from fvfast.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a render is. `value` is the mean objective of the views last seen, NaN before the first."""
+
+    steps_done: int
+    steps_total: int
+    images_done: int
+    images_total: int
+    value: float
+
+
+@dataclass
+class Render:
+    """What a render made. The rows of every field are the images, in the order of the targets.
+
+    images: [B, 3, H, W] float32 in 0..1, on the CPU.
+    targets: how each is written; seeds: the seed of each.
+    objective_start, objective: the objective on the unaugmented canvas, by the unmodified network in float32, [B].
+    history: [B, steps] the objective of the view at each step; NaN where a step was not taken.
+    snapshots: one list an image of (step, [3, H, W]).
+    recipes: each image's own. specs: what renders each again (see `files.save`).
+    seconds: the loop's; steps: taken, summed over images.
+    failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
+    interrupted: whether it was stopped early.
+    """
+
+    images: Tensor
+    targets: list[str]
+    seeds: list[int]
+    objective_start: Tensor
+    objective: Tensor
+    history: Tensor
+    snapshots: list[list[tuple[int, Tensor]]]
+    recipes: list[Recipe]
+    specs: list[dict[str, Any]]
+    model: str
+    device: str
+    path: str
+    dtype: str
+    size: int
+    seconds: float
+    steps: int
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, folder: str | Path = "renders") -> list[Path]:
+        """Write one PNG an image (and its snapshots) into `folder`, made if missing; returns the images' paths."""
+        return files.save(self, Path(folder))
+
+    def sheet(self, columns: int | None = None) -> PIL.Image.Image:
+        """All images on one contact sheet, with their targets and objectives."""
+        captions = [
+            f"{start:.2f} to {end:.2f}"
+            for start, end in zip(self.objective_start.tolist(), self.objective.tolist(), strict=True)
+        ]
+        return files.sheet([files.to_pil(i) for i in self.images], self.targets, captions, columns)

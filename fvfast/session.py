@@ -1,0 +1,317 @@
+"""One render from plan to result: images put into batches, run, made fewer where memory asks for it, and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fvfast_kernels
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fvfast import layers, models, prepare, targets
+from fvfast.errors import FvfastError
+from fvfast.expressions import Context, Objective
+from fvfast.images import PARAMETERISATIONS, Frame
+from fvfast.layers import Tap
+from fvfast.models import Model
+from fvfast.optimize import Batch, OutOfMemory, crew_size, layers_of, run
+from fvfast.recipes import Recipe
+from fvfast.result import Progress, Render
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """One image to make: its row in the result, and what determines it."""
+
+    row: int
+    objective: Objective
+    recipe: Recipe
+    seed: int
+
+
+class Job:
+    """A model on its device, with its layers at the size of the views."""
+
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int, view: int | None) -> None:
+        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
+        self.model, self.device, self.dtype, self.size = model, device, dtype, size
+        self.module = prepare.pristine(model.module, device)
+        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
+
+    def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
+        if target is None:
+            if self.model.name != models.DEFAULT_MODEL:
+                raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
+            target = targets.SHOWCASE
+        wanted = [target] if isinstance(target, (str, Objective)) else list(target)
+        if not wanted:
+            raise FvfastError("name at least one target")
+        found: list[Objective] = []
+        for one in wanted:
+            if isinstance(one, str):
+                found.extend(targets.parse(one, self.layers, self.model))
+                continue
+            for name in sorted(one.layers):
+                layers.find(self.layers, name, self.model.name)
+            one.check(self.layers, self.model.name)
+            found.append(one)
+        return found
+
+    @torch.no_grad()
+    def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
+        """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
+        mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
+        seen = (canvas - mean) / std
+        if view != self.size:
+            seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
+        activations = tap(seen, sorted(objective.layers)) if objective.layers else {}
+        value = objective.value(Context(activations, lambda: canvas, self.layers))
+        return value.expand(len(canvas)).float().cpu()
+
+
+class Session:
+    """One call of `render`: batches made, run, made smaller where memory asks for it, and gathered."""
+
+    def __init__(
+        self,
+        job: Job,
+        plan: Sequence[ImagePlan],
+        batch: int | None,
+        threads: int | None,
+        every: int | None,
+        progress: Callable[[Progress], None] | None,
+        stop: Callable[[], bool] | None,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.job, self.plan, self.every = job, list(plan), every
+        self.progress, self.stop, self.notify = progress, stop, notify
+        self.on_cpu = job.device.type == "cpu"
+        self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
+        self.size = batch or (1 if self.on_cpu else len(self.plan))
+        self.interrupted = False
+
+    def render(self) -> Render:
+        job = self.job
+        wanted = layers_of([image.objective for image in self.plan])
+        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype)
+        started = time.perf_counter()
+        with fast, Tap(job.module, job.layers, wanted) as judge:
+            begun = self._run(fast)
+            seconds = time.perf_counter() - started
+            return self._gather(begun, judge, seconds)
+
+    def _run(self, tap: prepare.Fast) -> list[Batch]:
+        """Run every image, with fewer at a time whenever memory runs out."""
+        while True:
+            batches = list(self._batches())
+            poll = functools.partial(self._poll, batches)
+            try:
+                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll)
+                self._report(batches)
+                return begun
+            except OutOfMemory as error:
+                self._shrink(error)
+
+    def _shrink(self, error: OutOfMemory) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(error.batch.rows) > 1 and self.size > 1:
+            self.size = min(self.size, len(error.batch.rows)) // 2
+        elif self.workers > 1:
+            self.workers //= 2
+        else:
+            raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
+        self.notify(f"memory ran out: going on with {self.size * self.workers} images at a time")
+
+    def _batches(self) -> Iterator[Batch]:
+        """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
+        units: list[list[ImagePlan]] = []
+        for image in self.plan:
+            if image.objective.coupled and units and units[-1][0].objective is image.objective:
+                units[-1].append(image)
+            else:
+                units.append([image])
+        groups: dict[Any, list[list[ImagePlan]]] = {}
+        for unit in units:
+            groups.setdefault(_shared_settings(unit[0].recipe), []).append(unit)
+        batches: list[list[ImagePlan]] = []
+        for group in groups.values():
+            current: list[ImagePlan] = []
+            for unit in group:
+                if current and len(current) + len(unit) > self.size:
+                    batches.append(current)
+                    current = []
+                current = current + unit
+            batches.append(current)
+        depth = {name: index for index, name in enumerate(self.job.layers)}
+
+        def cost(batch: list[ImagePlan]) -> int:
+            deepest = max((depth[name] for image in batch for name in image.objective.layers), default=0)
+            return -batch[0].recipe.steps * (deepest + 1)
+
+        return map(self._batch, sorted(batches, key=cost))
+
+    def _batch(self, images: list[ImagePlan]) -> Batch:
+        job, recipe = self.job, images[0].recipe
+        view = job.view
+        kind = PARAMETERISATIONS[recipe.image]
+        noise: list[Tensor] = []
+        tables: list[Tensor] = []
+        for image in images:
+            # One generator an image: its start and its views do not depend on what is rendered beside it.
+            generator = torch.Generator().manual_seed(image.seed)
+            noise.append(kind.noise(job.size, generator))
+            tables.append(image.recipe.views.draw(recipe.steps, generator, job.size, view))
+        mean, std = (torch.tensor(v, device=job.device) for v in (job.model.mean, job.model.std))
+        frame = Frame(job.size, view, mean, std, job.dtype, job.device)
+        objectives: list[tuple[Objective, int]] = []
+        for image in images:
+            if objectives and objectives[-1][0] is image.objective:
+                objectives[-1] = (image.objective, objectives[-1][1] + 1)
+            else:
+                objectives.append((image.objective, 1))
+        return Batch(
+            image=kind([i.recipe for i in images], torch.stack(noise), frame),
+            objectives=objectives,
+            table=torch.stack(tables, 1),
+            lr=torch.tensor([i.recipe.lr for i in images]),
+            rows=[i.row for i in images],
+            clip=recipe.clip,
+            every=self.every,
+        )
+
+    def _poll(self, batches: Sequence[Batch]) -> bool:
+        self._report(batches)
+        if self.stop and self.stop():
+            self.interrupted = True
+        return self.interrupted
+
+    def _report(self, batches: Sequence[Batch]) -> None:
+        if self.progress:
+            done = sum(b.done * len(b.rows) for b in batches)
+            total = sum(b.steps * len(b.rows) for b in batches)
+            finished = sum(len(b.rows) for b in batches if b.done == b.steps)
+            last = [float(b.history[b.done - 1].mean()) for b in batches if b.done]
+            value = sum(last) / len(last) if last else float("nan")
+            self.progress(Progress(done, total, finished, len(self.plan), value))
+
+    def _gather(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
+        job = self.job
+        good = [b for b in begun if b.error is None]
+        failures = [str(b.error) for b in begun if b.error is not None]
+        if not good:
+            raise (begun[0].error if begun else None) or FvfastError("the render was stopped before it began")
+        steps = max(b.steps for b in good)
+        rows: dict[int, dict[str, Any]] = {}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for b in good:
+                rows.update(self._rows(b, judge, steps))
+        finally:
+            torch.set_num_threads(threads)
+        kept = [image for image in self.plan if image.row in rows]
+        taken = [rows[image.row] for image in kept]
+        names = [targets.label(image.objective, job.model) for image in kept]
+        result = Render(
+            images=torch.stack([r["image"] for r in taken]),
+            targets=names,
+            seeds=[image.seed for image in kept],
+            objective_start=torch.stack([r["start"] for r in taken]),
+            objective=torch.stack([r["end"] for r in taken]),
+            history=torch.stack([r["history"] for r in taken]),
+            snapshots=[r["snapshots"] for r in taken],
+            recipes=[image.recipe for image in kept],
+            specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
+            model=job.model.name,
+            device=_device_name(job.device),
+            path=fvfast_kernels.describe(job.device)["backend"],
+            dtype=str(job.dtype).removeprefix("torch."),
+            size=job.size,
+            seconds=seconds,
+            steps=sum(b.done * len(b.rows) for b in begun),
+            failures=failures,
+            interrupted=self.interrupted,
+        )
+        result.notes = _notes(result)
+        return result
+
+    def _rows(self, batch: Batch, judge: Tap, steps: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What each image of a batch came to. Judged one objective at a time, so that company changes no bit."""
+        job = self.job
+        with torch.no_grad():
+            canvas = batch.image.canvas()
+        start_canvas = self._start(batch)
+        view = batch.image.frame.view
+        history = F.pad(batch.history.T, (0, steps - batch.steps), value=float("nan"))  # [B, steps]
+        at = 0
+        for objective, count in batch.objectives:
+            chunks = [(at, at + count)] if objective.coupled else [(i, i + 1) for i in range(at, at + count)]
+            for low, high in chunks:
+                start = job.evaluate(judge, objective, start_canvas[low:high], view)
+                end = job.evaluate(judge, objective, canvas[low:high], view)
+                for i in range(low, high):
+                    yield (
+                        batch.rows[i],
+                        {
+                            "image": canvas[i].cpu(),
+                            "start": start[i - low],
+                            "end": end[i - low],
+                            "history": history[i],
+                            "snapshots": [(step, image[i]) for step, image in batch.snapshots],
+                            "done": batch.done,
+                        },
+                    )
+            at += count
+
+    def _start(self, batch: Batch) -> Tensor:
+        """The canvas that a batch began with, made again from its seeds."""
+        images = {image.row: image for image in self.plan}
+        with torch.no_grad():
+            return self._batch([images[row] for row in batch.rows]).image.canvas()
+
+    def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
+        recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)
+        return {
+            "model": self.job.model.name,
+            "weights": self.job.model.weights,
+            "target": name,
+            "seed": image.seed,
+            "size": self.job.size,
+            "steps": done,
+            "dtype": str(self.job.dtype).removeprefix("torch."),
+            "recipe": recipe.to_dict(),
+        }
+
+
+def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
+    """What images must have in common to be optimised in one tensor."""
+    views = "basis" if recipe.views.in_basis else recipe.views
+    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip)
+    return (*same, views)
+
+
+def _notes(result: Render) -> list[str]:
+    """What a person should know of a finished render: which images stayed grey."""
+    contrast = result.images.std((2, 3)).mean(1)  # [B]
+    return [
+        f"{name} stayed grey: its gradient died (try another --seed, or a layer before a ReLU)"
+        for name, deviation, start, end in zip(
+            result.targets,
+            contrast.tolist(),
+            result.objective_start.tolist(),
+            result.objective.tolist(),
+            strict=True,
+        )
+        if deviation < 0.02 and not end > start
+    ]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
