@@ -86,9 +86,7 @@ class Workspace:
     sigmoid: Tensor  # [B, 3, Rh, Rw] float32 (exact) or float16 (fast)
 
     @classmethod
-    def allocate(
-        cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str
-    ) -> Workspace:
+    def allocate(cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str) -> Workspace:
         kind = torch.float32 if precision == "exact" else torch.float16
         sigmoid = torch.empty((batch, 3, geometry.out_height, geometry.out_width), dtype=kind, device=device)
         return cls(empty_y(batch, geometry, device), sigmoid)

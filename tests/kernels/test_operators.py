@@ -41,12 +41,12 @@ def test_warp_adjoint_is_the_transpose(device):
 def test_adam_equals_the_reference(device, scalar):
     start = torch.randn(3, 7, 100, device=device)
     rates = 0.03 if scalar else torch.tensor([0.1, 0.0, 0.02], device=device)
-    states = [[start.clone(), torch.zeros_like(start), torch.zeros_like(start)] for _ in range(2)]
+    states = [(start.clone(), torch.zeros_like(start), torch.zeros_like(start)) for _ in range(2)]
     for step in (1, 2, 3, 200, 5000):
         grad = torch.randn(3, 7, 100, device=device) * 10.0 ** (step % 3 - 4)
-        for (param, *moments), backend in zip(states, ("reference", "triton"), strict=True):
+        for (param, first, second), backend in zip(states, ("reference", "triton"), strict=True):
             number = step if scalar else torch.tensor(step, device=device)
-            adam_(param, grad, *moments, number, rates, backend=backend)
+            adam_(param, grad, first, second, number, rates, backend=backend)
     for expected, value in zip(*states, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
 
@@ -79,7 +79,6 @@ def operator_samples(device):
 def test_operator_is_sound(device, number):
     operator, arguments = list(operator_samples(device))[number]
     moved = [
-        a.detach().to(device).requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a
-        for a in arguments
+        a.detach().to(device).requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in arguments
     ]
-    torch.library.opcheck(operator, moved)
+    torch.library.opcheck(operator, tuple(moved))

@@ -27,9 +27,7 @@ def test_equals_the_dense_transform(make_inputs, oracle, error, size, out_size, 
     inputs, options = make_inputs(*size, dtype=dtype)
     options["out_size"] = out_size
     cotangent = torch.randn(3, 3, *out_size, dtype=torch.float64)
-    view, grad = gradient(
-        lambda *a: synthesize(*a, **options, dtype=dtype, antialias=False), inputs, cotangent
-    )
+    view, grad = gradient(lambda *a: synthesize(*a, **options, dtype=dtype, antialias=False), inputs, cotangent)
     expected, expected_grad = gradient(lambda *a: oracle(*a, **options), inputs, cotangent)
     assert error(view, expected) < tolerance
     assert error(grad, expected_grad) < tolerance
@@ -77,9 +75,7 @@ def test_antialias_leaves_out_what_the_view_cannot_hold(make_inputs, oracle, err
     options["out_size"] = (13, 11)
     ky, kx = frequencies(20, 22)
     keep = torch.ones(3, 20, 12)
-    keep[0] = (
-        (ky.abs() <= 6)[:, None] & (kx <= 5)
-    ).double()  # 20 / (2 * 1.5) = 6.7 and 22 / (2 * 2) = 5.5 cycles
+    keep[0] = ((ky.abs() <= 6)[:, None] & (kx <= 5)).double()  # 20 / (2 * 1.5) = 6.7 and 22 / (2 * 2) = 5.5 cycles
     keep[1] = ((ky[:, None] * 22 + 0.4 * kx * 20).abs() <= 220).double()  # |ky/20 + 0.4 kx/22| <= 1/2
     assert 0 < keep[1].mean() < 1
     expected = oracle(*inputs.values(), **options, keep=keep)
