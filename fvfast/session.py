@@ -116,18 +116,23 @@ class Session:
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
-                self._shrink(error)
+                self._shrink(error, len(batches))
 
-    def _shrink(self, error: OutOfMemory) -> None:
+    def _shrink(self, error: OutOfMemory, batches: int) -> None:
+        """Have at most half as many images in the works at a time as when memory ran out."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(error.batch.rows) > 1 and self.size > 1:
-            self.size = min(self.size, len(error.batch.rows)) // 2
+        width = len(error.batch.rows)
+        if width > 1 and self.size > 1:
+            half = max(1, min(self.workers, batches) * width // 2)
+            self.size = min(self.size, width) // 2
+            self.workers = max(1, min(self.workers, half // self.size))
         elif self.workers > 1:
             self.workers //= 2
         else:
             raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
-        self.notify(f"memory ran out: going on with {self.size * self.workers} images at a time")
+        count = self.size * self.workers
+        self.notify(f"memory ran out: going on with {count} image{'s' if count > 1 else ''} at a time")
 
     def _batches(self) -> Iterator[Batch]:
         """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
