@@ -12,7 +12,7 @@ pytestmark = [
 TOLERANCE = {"exact": 2e-6, "fast": 6e-4}  # as in test_synthesis.py
 
 
-def smooth_inputs(batch, size, device="cuda", seed=0):
+def smooth_inputs(batch, size, device="cuda", seed=0) -> tuple[dict, dict]:
     """A 1/f image whose f has a standard deviation of about 1, and random views."""
     generator = torch.Generator().manual_seed(seed)
     fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
@@ -52,7 +52,8 @@ def test_full_sizes(error, bias, size, out, precision):
     expected, expected_grad = truth(inputs, options, cotangent)
     assert error(view, expected) < TOLERANCE[precision]
     assert error(grad, expected_grad) < TOLERANCE[precision]
-    assert abs(bias(view, expected)) < 1e-5
+    # In a 1/f image few low frequencies are nearly all of the norm, and the rounding of each shows: 2^-12 in fast mode.
+    assert abs(bias(view, expected)) < (1e-5 if precision == "exact" else 2.5e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -85,7 +86,8 @@ def loop(precision, graphed, steps=6):
     inputs, options = smooth_inputs(4, 224)
     views = torch.stack([smooth_inputs(4, 2, seed=n)[0]["views"] for n in range(steps)])  # [steps, 4, 5]
     options = {k: v for k, v in options.items() if k != "width"} | {"precision": precision, "layout": "nhwc4"}
-    buffers = Buffers.allocate(4, 224, 224, (224, 224), **options, dtype=torch.float16, device="cuda")
+    settings: dict = options | {"dtype": torch.float16, "device": "cuda"}
+    buffers = Buffers.allocate(4, 224, 224, (224, 224), **settings)
     spectrum = inputs["spectrum"].clone()
     moments, step = (torch.zeros_like(spectrum), torch.zeros_like(spectrum)), torch.zeros(1, dtype=torch.int32).cuda()
     target = torch.randn(buffers.view.shape, generator=torch.Generator().manual_seed(9)).half().cuda()
