@@ -1,6 +1,7 @@
 """What every kernel takes of a GPU, read from its machine code; needs triton, but no GPU.
 
     python -m bench.resources                   a Markdown table over kernels and architectures
+    python -m bench.resources --write           the same into docs/kernels.md
     python -m bench.resources --json --size 224 --arch 90
 
 Kernels are compiled exactly as the launchers would call them: same argument types, alignments and constants.
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from bench.report import DOCS, table, write_block
 
 ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: CUDA C++ Programming Guide, "Technical Specifications per
@@ -130,17 +133,20 @@ def main() -> int:
     parser.add_argument("--layout", nargs="+", default=["nhwc4"])
     parser.add_argument("--no-shear", action="store_true")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/kernels.md")
     options = parser.parse_args()
     heads: list[str] = []
-    rows = measure(options.size, options.arch, options.precision, options.layout, not options.no_shear)
-    for row in rows:
+    lines: list[list[str]] = []
+    for row in measure(options.size, options.arch, options.precision, options.layout, not options.no_shear):
         if options.json:
             print(json.dumps(row), flush=True)
-            continue
-        if not heads:
-            heads = list(row)
-            print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
-        print("| " + " | ".join(str(row[head]) for head in heads) + " |", flush=True)
+        heads = list(row)
+        lines.append([str(value) for value in row.values()])
+    text = table([head.replace("_", " ") for head in heads], lines)
+    if options.write:
+        write_block(DOCS / "kernels.md", "resources", text)
+    elif not options.json:
+        print(text)
     return 0
 
 

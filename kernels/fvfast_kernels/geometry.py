@@ -56,9 +56,7 @@ class Epilogue:
     gain: float
 
 
-def frequencies(
-    height: int, width: int, *, device: torch.device | str | None = None
-) -> tuple[Tensor, Tensor]:
+def frequencies(height: int, width: int, *, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
     """Signed frequencies of a half-spectrum, in cycles a canvas: ky (H,) as in torch.fft, kx (W//2 + 1,).
 
     An even height puts its Nyquist row at ky = -H/2.
@@ -93,9 +91,7 @@ def cis(angle: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(angle), torch.sin(angle)
 
 
-def view_centre(
-    views: Tensor, height: int, width: int
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def view_centre(views: Tensor, height: int, width: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Canvas positions of the views' centres, as (integer, fraction).
 
     y0 = (H-1)/2 + ty and x0 = (W-1)/2 + tx + sigma ty.

@@ -16,9 +16,7 @@ from fvfast_kernels.geometry import Epilogue, Geometry
 
 def _source(spectrum: Tensor, magnitude: Tensor | None, envelope: Tensor, views: Tensor) -> launch.Source:
     magnitude = magnitude if magnitude is None else magnitude.contiguous()
-    return launch.Source(
-        spectrum.contiguous(), envelope.contiguous(), views.contiguous(), magnitude=magnitude
-    )
+    return launch.Source(spectrum.contiguous(), envelope.contiguous(), views.contiguous(), magnitude=magnitude)
 
 
 def _epilogue(colour: Tensor, mean: Tensor, std: Tensor, gain: float) -> Epilogue:
@@ -144,9 +142,7 @@ def _(image, matrix, out_height, out_width, wrap, fill):
 def warp_adjoint(grad: Tensor, matrix: Tensor, height: int, width: int, wrap: bool) -> Tensor:
     out = grad.new_empty((*grad.shape[:2], height, width))
     border = "wrap" if wrap else 0.0
-    launch.run(
-        (launch.warp_adjoint_launch(grad.contiguous(), matrix.contiguous(), out, border),), grad.device
-    )
+    launch.run((launch.warp_adjoint_launch(grad.contiguous(), matrix.contiguous(), out, border),), grad.device)
     return out
 
 

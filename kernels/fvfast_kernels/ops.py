@@ -215,9 +215,7 @@ def _check_synthesis(spectrum, magnitude, envelope, views, width, out_size, colo
     if width // 2 + 1 != columns:
         raise ValueError(f"a width of {width} needs {width // 2 + 1} columns in the spectrum, not {columns}")
     if magnitude is not None and magnitude.shape not in (spectrum.shape, spectrum.shape[1:]):
-        raise ValueError(
-            f"magnitude must have shape {tuple(spectrum.shape[1:])}, not {tuple(magnitude.shape)}"
-        )
+        raise ValueError(f"magnitude must have shape {tuple(spectrum.shape[1:])}, not {tuple(magnitude.shape)}")
     if envelope.shape not in ((height, columns), (batch, height, columns)):
         raise ValueError(f"envelope must have shape {(height, columns)}, not {tuple(envelope.shape)}")
     if min(out_size) < 1:

@@ -42,9 +42,7 @@ class Bases:
     """All that a batch of views contributes to the synthesis; a leading 1 means that the batch shares it."""
 
     positive: tuple[Tensor, Tensor]  # [B, rows, 1, K] x2: complex factor of S[ky], ky = 0 .. rows-1
-    negative: tuple[
-        Tensor, Tensor
-    ]  # [B, rows, 1, K] x2: complex factor of S[-ky]; zero where -ky is no row of its own
+    negative: tuple[Tensor, Tensor]  # [B, rows, 1, K] x2: complex factor of S[-ky]; zero where -ky is no row of its own
     column_cos: Tensor  # [B, ceil(Rh/2), rows]
     column_sin: Tensor  # [B, ceil(Rh/2), rows]
     ramp: tuple[Tensor, Tensor] | None  # [B, Rh, 1, K] x2: the shear; None if nothing is sheared
@@ -92,9 +90,7 @@ def sampling_basis(zoom: Tensor, size: int, frequency: Tensor, period: int) -> t
     return cis(turns(frequency, (whole[..., None], fraction[..., None]), period))
 
 
-def spectrum_factors(
-    envelope: Tensor, views: Tensor, geometry: Geometry
-) -> tuple[tuple[Tensor, Tensor], ...]:
+def spectrum_factors(envelope: Tensor, views: Tensor, geometry: Geometry) -> tuple[tuple[Tensor, Tensor], ...]:
     """Envelope, weight, normalisation, mask and phase ramp as complex factors of S[ky] and of S[-ky]."""
     h, w, rows, columns = geometry.height, geometry.width, geometry.rows, geometry.columns
     k = torch.arange(rows, device=views.device)
@@ -105,9 +101,7 @@ def spectrum_factors(
     cos_x, sin_x = cis(turns(kx, (whole_x[:, None], fraction_x[:, None]), w))  # [B, K]
     factors = []
     for sign, own_row in ((1, 2 * k != h), (-1, k != 0)):
-        scale = (
-            envelope[..., (sign * k) % h, :columns] * weight * own_row[:, None]
-        )  # [rows, K] or [B, rows, K]
+        scale = envelope[..., (sign * k) % h, :columns] * weight * own_row[:, None]  # [rows, K] or [B, rows, K]
         if geometry.antialias:
             scale = scale * nyquist_mask(sign * k, kx, views, geometry)
         cos = cos_y[:, :, None] * cos_x[:, None] - sign * sin_y[:, :, None] * sin_x[:, None]
@@ -219,9 +213,7 @@ def field_adjoint(grad: Tensor, bases: Bases, geometry: Geometry) -> Tensor:
         y = multiply_conj(bases.ramp, y)
     even, odd = fold(y, 1)
     total = product(bases.column_cos.transpose(1, 2), even)  # [B, rows, 3, 2, K]
-    difference = times_i(
-        product(bases.column_sin.transpose(1, 2), odd)
-    )  # conj(i) = -i, hence the signs below
+    difference = times_i(product(bases.column_sin.transpose(1, 2), odd))  # conj(i) = -i, hence the signs below
     positive = multiply_conj(bases.positive, total - difference).permute(0, 2, 3, 1, 4)
     negative = multiply_conj(bases.negative, total + difference).permute(0, 2, 3, 1, 4)
     shape = (batch, 3, 2, geometry.height, geometry.width // 2 + 1)
@@ -249,27 +241,19 @@ def integer_shifts(views: Tensor, geometry: Geometry) -> list[tuple[int, int]] |
 def roll(planes: Tensor, shifts: list[tuple[int, int]], sign: int) -> Tensor:
     """Each image of a batch rolled by sign * its own shift."""
     if all(shift == shifts[0] for shift in shifts):
-        return (
-            planes
-            if shifts[0] == (0, 0)
-            else planes.roll((sign * shifts[0][0], sign * shifts[0][1]), (-2, -1))
-        )
+        return planes if shifts[0] == (0, 0) else planes.roll((sign * shifts[0][0], sign * shifts[0][1]), (-2, -1))
     rolled = (p.roll((sign * ty, sign * tx), (-2, -1)) for p, (ty, tx) in zip(planes, shifts, strict=True))
     return torch.stack(tuple(rolled))
 
 
-def field_fft(
-    spectrum: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry
-) -> Tensor:
+def field_fft(spectrum: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry) -> Tensor:
     scaled = spectrum * per_image(envelope)
     size = (geometry.height, geometry.width)
     canvas = torch.fft.irfft2(torch.complex(scaled[:, :, 0], scaled[:, :, 1]), s=size, norm="ortho")
     return roll(canvas, shifts, -1).transpose(1, 2)
 
 
-def field_fft_adjoint(
-    grad: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry
-) -> Tensor:
+def field_fft_adjoint(grad: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry) -> Tensor:
     transform = torch.fft.rfft2(roll(grad.transpose(1, 2), shifts, 1), norm="ortho")  # [B, 3, H, M]
     kx = torch.arange(geometry.columns, device=grad.device)
     weight = torch.where((kx == 0) | (2 * kx == geometry.width), 1.0, 2.0).to(grad)

@@ -103,15 +103,11 @@ def columns(
         fcos, fsin, at, keep = spectrum_factor(
             envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, 1, H, W, ROWS, COLUMNS, ANTIALIAS
         )
-        positive_r, positive_i = load_spectrum(
-            spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE
-        )
+        positive_r, positive_i = load_spectrum(spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE)
         fcos, fsin, at, keep = spectrum_factor(
             envelope_ptr, k, kx, cos_y, sin_y, cos_x, sin_x, zy, zx, sigma, -1, H, W, ROWS, COLUMNS, ANTIALIAS
         )
-        negative_r, negative_i = load_spectrum(
-            spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE
-        )
+        negative_r, negative_i = load_spectrum(spectrum_ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE, PLANE)
         # e^{i t} a + e^{-i t} b = cos t (a + b) + sin t i (a - b)
         sum_r, sum_i = positive_r + negative_r, positive_i + negative_i
         difference_r, difference_i = negative_i - positive_i, positive_r - negative_r

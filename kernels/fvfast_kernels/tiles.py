@@ -129,9 +129,7 @@ def load_view(views_ptr, step_ptr, image, batch, TABLE: tl.constexpr):
 
 
 @triton.jit
-def inside_mask(
-    ty, tx, zy, zx, sigma, i, j, H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr
-):
+def inside_mask(ty, tx, zy, zx, sigma, i, j, H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr):
     """Whether pixels (i, j) of the view lie on the canvas, half a pixel's rim included: [BI, BJ]."""
     y = zy * (i.to(tl.float32) - (RH - 1) * 0.5) + ty  # from the canvas's centre
     x = (zx * (j.to(tl.float32) - (RW - 1) * 0.5))[None, :] + (sigma * y)[:, None] + tx
