@@ -1,0 +1,48 @@
+"""What determines a render, in one digest: the name under which a store finds it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvfast.models import Model
+
+# Raised by every change of the engine after which the same specification gives another image.
+RENDERING = 1
+
+
+def weights_digest(model: Model) -> str:
+    """The SHA-256 of a model's state: names, types, shapes and bytes of all tensors. 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.module.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def render_key(spec: dict[str, Any], model: Model, weights: str) -> str:
+    """The SHA-256 of what determines a render, as canonical JSON. 64 hexadecimal digits.
+
+    spec: of one image, as in `Render.specs`; weights: the model's `weights_digest`. How long a render takes, what is
+    rendered beside it and where its weights lie do not enter.
+    """
+    determining = {key: spec[key] for key in ("target", "recipe", "size", "seed", "dtype")}
+    determining |= {
+        "rendering": RENDERING,
+        "model": model.name,
+        "weights": weights,
+        "input": [model.mean, model.std, model.size],
+    }
+    return hashlib.sha256(canonical(determining).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON in the one spelling that equal values share."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
