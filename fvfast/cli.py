@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fvfast import cli_store
+from fvfast.cli_atlas import atlas, examples
 from fvfast.errors import FvfastError
+from fvfast.tables import print_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -325,7 +328,7 @@ def layers(
         print(json.dumps({"model": loaded.name, "size": seen, "layers": rows}, indent=2))
         return
     rows = [(v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()]
-    _columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
+    print_columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
 
 
 @app.command()
@@ -342,7 +345,7 @@ def models(
         return
     if not found:
         raise FvfastError(f"no model's name contains {pattern!r}")
-    _columns(("model", "source", "weights"), [(r["name"], r["source"], r["weights"]) for r in found])
+    print_columns(("model", "source", "weights"), [(r["name"], r["source"], r["weights"]) for r in found])
 
 
 @app.command()
@@ -354,19 +357,12 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    _columns(None, [(key, str(value)) for key, value in found.items()])
+    print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
-def _columns(header: tuple[str, ...] | None, rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
-    """Print rows in columns as wide as their widest entry; plain text, so that it can be piped."""
-    every = [header, *rows] if header else rows
-    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))]
-    for row in every:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+app.command()(atlas)
+app.command()(examples)
+app.add_typer(cli_store.app, name="store")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from fvfast.models import Model
+if TYPE_CHECKING:
+    from fvfast.models import Model
 
 # Raised by every change of the engine after which the same specification gives another image.
 RENDERING = 1
@@ -17,9 +15,11 @@ RENDERING = 1
 
 def weights_digest(model: Model) -> str:
     """The SHA-256 of a model's state: names, types, shapes and bytes of all tensors. 64 hexadecimal digits."""
+    import torch
+
     digest = hashlib.sha256()
     for name, value in sorted(model.module.state_dict().items()):
-        if not isinstance(value, Tensor):
+        if not isinstance(value, torch.Tensor):
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         plain = value.detach().cpu().contiguous().reshape(-1)

@@ -66,8 +66,8 @@ def render(
     """
     started = time.perf_counter()
     loaded = models.load(model, weights)
-    where = _device(device)
-    kind = _dtype(dtype, where)
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
     for name, value, least in (
         ("seed", seed, 0),
         ("copies", copies, 1),
@@ -81,7 +81,7 @@ def render(
     if threads is not None and threads < 1:
         raise FvfastError(f"threads must be 1 or more, not {threads}")
     known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
-    canvas = _canvas_size(known, size, loaded)
+    canvas = canvas_size(known, size, loaded)
     try:
         job = Job(loaded, where, kind, canvas, known.view if known else None)
         plan = _plan(job, target, recipe, image=image, steps=steps, lr=lr, seed=seed, copies=copies)
@@ -106,7 +106,7 @@ def _plan(
     copies: int,
 ) -> list[ImagePlan]:
     objectives = job.objectives(target)
-    chosen = [_recipe(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
+    chosen = [recipe_for(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
     return [
         ImagePlan(row, objective, r, seed + copy)
         for row, (objective, r, copy) in enumerate(
@@ -115,7 +115,7 @@ def _plan(
     ]
 
 
-def _recipe(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:
+def recipe_for(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:
     if changes["steps"] is not None and changes["steps"] < 1:
         raise FvfastError(f"steps must be 1 or more, not {changes['steps']}")
     if changes["lr"] is not None and not changes["lr"] > 0:
@@ -128,14 +128,14 @@ def _recipe(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recip
     return recipes.choose(recipe, objective, **changes)
 
 
-def _canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
+def canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
     chosen = size if size is not None else (recipe.size if recipe else None) or model.size
     if not SMALLEST <= chosen <= LARGEST:
         raise FvfastError(f"size must be {SMALLEST} to {LARGEST} px, not {chosen}")
     return chosen
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -147,7 +147,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:

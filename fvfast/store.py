@@ -186,8 +186,7 @@ class Store:
         )
         with self._plainly():
             for row in self.connection.execute(sql, [*values, -1 if limit is None else limit, offset]):
-                values = dict(zip(_COLUMNS, row, strict=True))
-                yield Entry(**{**values, "recipe": json.loads(values["recipe"])})
+                yield _entry(dict(zip(_COLUMNS, row, strict=True)))
 
     def count(self, query: Query | None = None) -> int:
         """How many renders there are."""
@@ -271,6 +270,13 @@ class Store:
                 f"the index of the store {self.folder} cannot be used ({error}): make room if the disk is full, or "
                 "use another --store"
             ) from error
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    for name in ("objective_start", "objective_end"):
+        if values[name] is None:  # SQLite's spelling of a value that is not a number
+            values[name] = float("nan")
+    return Entry(**{**values, "recipe": json.loads(values["recipe"])})
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:

@@ -1,0 +1,209 @@
+"""The command line of stores: `fvfast store ls`, `show`, `export`, `verify`, `gc`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fvfast.cli_atlas import BAD_INPUT, Json, StoreFolder
+from fvfast.errors import FvfastError
+from fvfast.tables import print_columns
+
+if TYPE_CHECKING:
+    from fvfast.store import Entry, Query, Store
+
+app = typer.Typer(help="List, show, export and check what `fvfast atlas` has kept.", no_args_is_help=True)
+
+Model = Annotated[str | None, typer.Option(help="Only of this model.")]
+Layer = Annotated[str | None, typer.Option(help="Only of this layer.")]
+Channels = Annotated[str | None, typer.Option("--channels", help="Only these: 7, or 0-63.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="Only by this recipe.")]
+Text = Annotated[str | None, typer.Option("--text", help="Only targets that contain this.")]
+
+
+@app.command()
+def ls(
+    store: StoreFolder = Path("atlas"),
+    model: Model = None,
+    layer: Layer = None,
+    channels: Channels = None,
+    recipe: RecipeName = None,
+    text: Text = None,
+    limit: Annotated[int, typer.Option(help="Rows on a page.", min=1)] = 50,
+    offset: Annotated[int, typer.Option(help="Rows to leave out first.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """List renders, in the order of the forward pass."""
+    from fvfast.store import Store
+
+    query = _query(model, layer, channels, recipe, text)
+    with Store(store) as kept:
+        total = kept.count(query)
+        entries = kept.entries(query, limit, offset)
+    if as_json:
+        print(json.dumps({"store": str(store), "total": total, "renders": [asdict(e) for e in entries]}, indent=2))
+        return
+    header = ("key", "model", "target", "recipe", "px", "steps", "seed", "start", "end", "s")
+    rows = [
+        (
+            e.key[:10],
+            e.model,
+            e.target,
+            str(e.recipe.get("name", "")),
+            str(e.size),
+            str(e.steps),
+            str(e.seed),
+            f"{e.objective_start:.3f}",
+            f"{e.objective_end:.3f}",
+            f"{e.seconds:.1f}",
+        )
+        for e in entries
+    ]
+    if rows:
+        print_columns(header, rows, right=(4, 5, 6, 7, 8, 9))
+    shown = f"{offset + 1}-{offset + len(rows)} of " if rows else ""
+    print(f"{shown}{total} renders in {store}")
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="A render's key or the beginning of it, or a target.")],
+    store: StoreFolder = Path("atlas"),
+    as_json: Json = False,
+) -> None:
+    """Show all that is known of a render: what made it, where its files are, its examples and its neighbours."""
+    from fvfast import evidence
+    from fvfast.store import Store
+
+    with Store(store) as kept:
+        entry = _find(kept, key)
+        document: dict[str, Any] = asdict(entry)
+        document["image"], document["thumbnail"] = (str(store / p) for p in (entry.image, entry.thumbnail))
+        document["examples"] = [_example(store, e) for e in evidence.examples(kept, entry)]
+        document["neighbours"] = [asdict(near) for near in evidence.neighbours(kept, entry)]
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    examples, neighbours = document.pop("examples"), document.pop("neighbours")
+    document["recipe"] = json.dumps(document["recipe"])
+    width = max(map(len, document))
+    for name, value in document.items():
+        print(f"{name.ljust(width)}  {value}")
+    for example in examples:
+        print(f"{'example'.ljust(width)}  {example['activation']:.3f}  {example['source']}")
+    for other in neighbours:
+        print(f"{'neighbour'.ljust(width)}  {other['cosine']:.3f}  {entry.layer}:{other['other']}")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="FILE.parquet, or a folder for images and manifest.json.")],
+    store: StoreFolder = Path("atlas"),
+    model: Model = None,
+    layer: Layer = None,
+    channels: Channels = None,
+    recipe: RecipeName = None,
+    text: Text = None,
+    images: Annotated[bool, typer.Option(help="Put the images into the Parquet file too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Copy renders out of a store: into one Parquet file, or into a folder of images with a JSON manifest."""
+    from fvfast.exports import to_folder, to_parquet
+    from fvfast.store import Store
+
+    query = _query(model, layer, channels, recipe, text)
+    with Store(store) as kept:
+        if not kept.count(query):
+            raise FvfastError(f"nothing to export: no render in {store} fits")
+        count = to_parquet(kept, out, query, images) if out.suffix == ".parquet" else to_folder(kept, out, query)
+    if as_json:
+        print(json.dumps({"out": str(out), "renders": count}))
+    else:
+        print(f"{count} renders in {out}")
+
+
+@app.command()
+def verify(
+    store: StoreFolder = Path("atlas"),
+    repair: Annotated[bool, typer.Option("--repair", help="Drop broken rows, so that they are made again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every row's files against their digests, and look for files without a row."""
+    from fvfast import upkeep
+    from fvfast.store import Store
+
+    with Store(store, write=repair and (store / "index.sqlite").is_file()) as kept:
+        report = upkeep.verify(kept)
+        dropped = upkeep.drop_broken(kept, report) if repair and not report.sound else 0
+    if as_json:
+        print(json.dumps({"store": str(store), "sound": report.sound, "dropped": dropped, **asdict(report)}, indent=2))
+    else:
+        for kind in ("missing", "damaged"):
+            for path in getattr(report, kind):
+                print(f"{kind}: {path}")
+        waste = f"; {len(report.orphans)} files without a row, {len(report.unfinished)} unfinished" * bool(
+            report.orphans or report.unfinished
+        )
+        state = "sound" if report.sound else f"{len(report.missing)} files missing, {len(report.damaged)} damaged"
+        print(f"{report.rows} rows: {state}{waste}")
+    if report.sound:
+        return
+    if repair:
+        print(f"fvfast: dropped {dropped} rows; the atlas command makes them again", file=sys.stderr)
+        return
+    print(
+        f"fvfast: the store {store} is broken: `fvfast store verify --repair --store {store}` mends it", file=sys.stderr
+    )
+    raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def gc(store: StoreFolder = Path("atlas"), as_json: Json = False) -> None:
+    """Remove files that no row names, and unfinished ones."""
+    from fvfast import upkeep
+    from fvfast.store import Store
+
+    with Store(store):  # says so where there is none, instead of making one
+        pass
+    with Store(store, write=True) as kept:
+        count, size = upkeep.gc(kept)
+    if as_json:
+        print(json.dumps({"store": str(store), "removed": count, "bytes": size}))
+    else:
+        print(f"removed {count} files, {size / 1e6:.1f} MB, from {store}")
+
+
+def _query(model: str | None, layer: str | None, channels: str | None, recipe: str | None, text: str | None) -> Query:
+    from fvfast.store import Query
+
+    span: tuple[int, int] | None = None
+    if channels is not None:
+        first, _, last = channels.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise FvfastError(f"--channels takes a number or a range such as 0-63, not {channels!r}")
+        span = int(first), int(last or first)
+    return Query(model, layer, span, recipe, text)
+
+
+def _find(store: Store, key: str) -> Entry:
+    """The one render that a key, its beginning, or a target names."""
+    from fvfast.store import Query
+
+    found = [e for e in store.entries(Query(text=key), 1000) if e.target == key]
+    if not found and key and set(key) <= set("0123456789abcdef"):
+        found = store.entries(Query(key=key), 10)
+    if not found:
+        raise FvfastError(f"no render {key!r} in {store.folder}; `fvfast store ls` lists them")
+    if len(found) > 1:
+        some = ", ".join(e.key[:10] for e in found[:5])
+        raise FvfastError(f"{key!r} names {len(found)} renders; write one of the keys: {some}")
+    return found[0]
+
+
+def _example(store: Path, example: Any) -> dict[str, Any]:
+    return {**asdict(example), "image": str(store / example.image)}

@@ -1,0 +1,101 @@
+"""A store's renders for other tools: one Parquet file, or a folder of images with a manifest."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fvfast.errors import FvfastError
+from fvfast.files import whole
+from fvfast.identity import canonical
+from fvfast.store import Entry, Query, Store
+
+ROWS_AT_ONCE = 1000
+
+
+def to_parquet(store: Store, file: Path, query: Query | None = None, images: bool = True) -> int:
+    """Write renders as one Parquet table: every field of `Entry`, the recipe as JSON, and the image file's bytes.
+
+    images: whether to put the bytes in (column `image_bytes`). Returns the number of rows.
+    Raises FvfastError where pyarrow is missing or the file cannot be written.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise FvfastError("Parquet needs pyarrow: pip install 'fvfast[parquet]'") from error
+    kinds = {"int": pa.int64(), "float": pa.float64()}
+    schema = pa.schema([(name, kinds.get(kind, pa.string())) for name, kind in Entry.__annotations__.items()])
+    if images:
+        schema = schema.append(pa.field("image_bytes", pa.binary()))
+    count = 0
+    with whole(file) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for rows in _batches(store, query):
+            for row in rows:
+                row["recipe"] = canonical(row["recipe"])
+                if images:
+                    row["image_bytes"] = _read(store, row["image"])
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            count += len(rows)
+    return count
+
+
+def to_folder(store: Store, folder: Path, query: Query | None = None) -> int:
+    """Write renders as files named for people, with `manifest.json` beside them: a list of every field of `Entry`,
+    `image` and `thumbnail` being paths in the folder. Returns the number of images.
+
+    The manifest comes last: where it is, every file that it names is there.
+    """
+    manifest: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    try:
+        for entry in store.each(query):
+            name = _name(entry, taken)
+            moved = {}
+            for kind in ("image", "thumbnail"):
+                source = store.folder / getattr(entry, kind)
+                moved[kind] = f"{kind}s/{name}{source.suffix}"
+                (folder / f"{kind}s").mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / moved[kind])
+            manifest.append({**asdict(entry), **moved})
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise FvfastError(f"{error.filename} is missing: see `fvfast store verify --store {store.folder}`") from error
+    except OSError as error:
+        raise FvfastError(f"cannot write to {folder} ({error.strerror}); choose another place to export to") from error
+    with whole(folder / "manifest.json") as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+    return len(manifest)
+
+
+def _batches(store: Store, query: Query | None) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    for entry in store.each(query):
+        rows.append(asdict(entry))
+        if len(rows) == ROWS_AT_ONCE:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _read(store: Store, path: str) -> bytes:
+    try:
+        return (store.folder / path).read_bytes()
+    except OSError as error:
+        raise FvfastError(f"{path} cannot be read: see `fvfast store verify --store {store.folder}`") from error
+
+
+def _name(entry: Entry, taken: set[str]) -> str:
+    """A file name that says what the image shows, and by its key what made it where names would be the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.@-]+", "-", f"{entry.model}-{entry.target}").strip("-")[:120]
+    name = f"{plain}-seed{entry.seed}" if entry.seed else plain
+    if name.lower() in taken:  # some file systems do not tell "Cardigan" from "cardigan"
+        name = f"{name}-{entry.key[:12]}"
+    taken.add(name.lower())
+    return name
