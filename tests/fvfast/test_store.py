@@ -1,0 +1,515 @@
+"""The store: rows and files that belong together, one writer, many readers, older and newer schemas, upkeep, exports."""
+
+import errno
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from fvfast import blobs, exports, files, schema, upkeep
+from fvfast.errors import FvfastError
+from fvfast.identity import render_key, weights_digest
+from fvfast.store import Entry, Made, Query, Store
+
+HERE = Path(__file__).parent
+SPEC = {
+    "target": "deep:3",
+    "recipe": {"name": "default", "steps": 4, "zoom": (0.9, 1.1)},
+    "size": 32,
+    "seed": 0,
+    "dtype": "float32",
+}
+
+
+def made(number: int, layer: str = "deep", depth: int = 3, model: str = "tiny", recipe: str = "default") -> Made:
+    others = sum(f"{model} {layer} {recipe}".encode()) * 37
+    picture = PIL.Image.new("RGB", (32, 24), (number * 20 % 256, others % 256, 128))
+    data, small = blobs.encode(picture, "png"), blobs.thumbnail(picture)
+    entry = Entry(
+        key=hashlib.sha256(f"{model} {layer} {number} {recipe}".encode()).hexdigest(),
+        model=model,
+        weights="none",
+        weights_digest="0" * 64,
+        layer=layer,
+        depth=depth,
+        channel=number,
+        target=f"{layer}:{number}",
+        recipe={"name": recipe, "steps": 4, "views": {"zoom": [0.9, 1.1]}},
+        seed=0,
+        size=32,
+        steps=4,
+        objective_start=-0.5,
+        objective_end=number + 0.25,
+        seconds=0.125,
+        device="cpu",
+        path="reference",
+        dtype="float32",
+        version="0.1.0",
+        created="2025-06-01T12:00:00+00:00",
+        note="",
+        image=blobs.address("images", data, "png"),
+        thumbnail=blobs.address("thumbnails", small, "webp"),
+    )
+    return Made(entry, data, small)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A store of five renders: three channels of a deep layer, two of a shallow one, one of these by lucent."""
+    there = tmp_path / "kept"
+    with Store(there, write=True) as store:
+        store.add([made(2), made(0), made(10)])
+        store.add([made(1, "shallow", 1), made(0, "shallow", 1, recipe="lucent")])
+    return there
+
+
+def tree(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# Rows and files --------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_read_back_whole(folder):
+    one = made(10)
+    with Store(folder) as store:
+        assert store.entries(Query(key=one.entry.key)) == [one.entry]
+    assert (folder / one.entry.image).read_bytes() == one.image
+    assert (folder / one.entry.thumbnail).read_bytes() == one.thumbnail
+    assert Path(one.entry.image).stem == hashlib.sha256(one.image).hexdigest()
+    assert one.entry.image.split("/")[1] == Path(one.entry.image).stem[:2]
+
+
+def test_rows_come_in_the_order_of_the_forward_pass(folder):
+    with Store(folder) as store:
+        assert [e.target for e in store.entries()] == ["shallow:0", "shallow:1", "deep:0", "deep:2", "deep:10"]
+        assert [e.target for e in store.entries(limit=2, offset=1)] == ["shallow:1", "deep:0"]
+        assert store.entries(limit=2, offset=5) == []
+        assert store.layers() == [
+            {"model": "tiny", "layer": "shallow", "depth": 1, "count": 2},
+            {"model": "tiny", "layer": "deep", "depth": 3, "count": 3},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("query", "targets"),
+    [
+        (Query(layer="deep"), ["deep:0", "deep:2", "deep:10"]),
+        (Query(channel=0), ["shallow:0", "deep:0"]),
+        (Query(channel=(1, 9)), ["shallow:1", "deep:2"]),
+        (Query(recipe="lucent"), ["shallow:0"]),
+        (Query(text="EP:1"), ["deep:10"]),
+        (Query(text="%"), []),
+        (Query(text="_"), []),
+        (Query(model="tiny", layer="deep", channel=(2, 99)), ["deep:2", "deep:10"]),
+        (Query(model="other"), []),
+        (Query(key="g"), []),
+    ],
+)
+def test_every_filter(folder, query, targets):
+    with Store(folder) as store:
+        assert [e.target for e in store.entries(query)] == targets
+        assert store.count(query) == len(targets)
+
+
+def test_a_key_that_is_there_stays_as_it_is(folder):
+    one = made(0)
+    with Store(folder, write=True) as store:
+        store.add([Made(replace(one.entry, seconds=99.0), one.image, one.thumbnail)])
+        assert store.count() == 5
+        assert store.entries(Query(key=one.entry.key))[0].seconds == 0.125
+        keys = [made(n).entry.key for n in range(1200)]  # more than SQLite takes in one question
+        assert store.present(keys) == {made(n).entry.key for n in (0, 2, 10)}
+
+
+def test_an_objective_that_is_not_a_number_is_kept_as_such(folder):
+    one = made(7)
+    with Store(folder, write=True) as store:
+        store.add([Made(replace(one.entry, objective_end=float("nan")), one.image, one.thumbnail)])
+        end = store.entries(Query(channel=7))[0].objective_end
+    assert end != end
+
+
+def test_a_recipe_is_kept_once(folder):
+    with Store(folder) as store:
+        assert store.execute("SELECT name FROM recipes ORDER BY name") == [("default",), ("lucent",)]
+        assert store.entries(Query(recipe="default"))[0].recipe == made(0).entry.recipe
+
+
+def test_a_failure_while_rows_are_written_leaves_none_of_them(folder):
+    good, bad = made(100), made(101)
+    bad = Made(replace(bad.entry, layer=None), bad.image, bad.thumbnail)  # pyright: ignore[reportArgumentType]
+    with Store(folder, write=True) as store:
+        with pytest.raises(FvfastError, match="index of the store"):
+            store.add([good, bad])
+        assert store.count() == 5
+        store.add([good])
+        assert store.count() == 6
+
+
+def test_a_full_disk_is_a_sentence_and_breaks_nothing(folder, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = tree(folder)
+    with Store(folder, write=True) as store:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(FvfastError, match=r"No space left on device.*make room"):
+            store.add([made(50)])
+        monkeypatch.undo()
+        assert upkeep.verify(store) == upkeep.Report(rows=5)
+        assert store.count() == 5
+        store.add([made(50)])
+        assert upkeep.verify(store) == upkeep.Report(rows=6)
+    assert len(tree(folder) - before) == 2
+
+
+@pytest.mark.parametrize("format", blobs.FORMATS)
+def test_images_are_lossless(format, tmp_path):
+    picture = PIL.Image.effect_noise((40, 30), 90).convert("RGB")
+    path = tmp_path / f"x.{format}"
+    spec = {"model": "m", "weights": "none", **SPEC}
+    path.write_bytes(blobs.encode(picture, format, spec))
+    with PIL.Image.open(path) as image:
+        assert image.convert("RGB").tobytes() == picture.tobytes()
+    if format == "png":
+        assert files.read_spec(path)["target"] == "deep:3"
+
+
+def test_thumbnails_are_small():
+    with PIL.Image.open(__import__("io").BytesIO(blobs.thumbnail(PIL.Image.new("RGB", (400, 200))))) as image:
+        assert (image.size, image.format) == ((96, 48), "WEBP")
+
+
+# Keys ------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_what_determines_a_render_and_on_nothing_else(tiny):
+    digest = weights_digest(tiny)
+    key = render_key(SPEC, tiny, digest)
+    assert key == render_key({**SPEC, "steps": 9, "weights": "file"}, replace(tiny, weights="x"), digest)
+    assert key == render_key({**SPEC, "recipe": {"zoom": [0.9, 1.1], "steps": 4, "name": "default"}}, tiny, digest)
+    others = [
+        render_key({**SPEC, name: value}, tiny, digest)
+        for name, value in (("target", "deep:4"), ("size", 33), ("seed", 1), ("dtype", "float16"))
+    ]
+    others.append(render_key({**SPEC, "recipe": {**SPEC["recipe"], "steps": 5}}, tiny, digest))
+    others.append(render_key(SPEC, replace(tiny, name="other"), digest))
+    others.append(render_key(SPEC, replace(tiny, mean=(0.5, 0.5, 0.5)), digest))
+    others.append(render_key(SPEC, tiny, "0" * 64))
+    assert len({key, *others}) == 9
+
+
+def test_a_weights_digest_sees_every_number(tiny):
+    before = weights_digest(tiny)
+    assert weights_digest(tiny) == before
+    tiny.module.deep_norm.running_var[3] += 1e-6
+    assert weights_digest(tiny) != before
+
+
+# Readers and writers ---------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from fvfast.store import Store
+with Store(sys.argv[1], write=True):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_gets_a_sentence_and_readers_go_on(folder, cli):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(FvfastError, match=f"process {process.pid} is writing to the store .*another --store"):
+            Store(folder, write=True)
+        code, out, err = cli("atlas", "sketch_nets:tiny", "deep", "--store", folder, "--size", 32, "--steps", 1)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"fvfast: process {process.pid} is writing to the store")
+        assert len(err.splitlines()) == 1
+        assert cli("store", "gc", "--store", folder)[0] == 2
+        code, out, _ = cli("store", "ls", "--store", folder)
+        assert code == 0
+        assert "1-5 of 5 renders" in out
+    finally:
+        process.kill()
+        process.communicate()
+    with Store(folder, write=True) as store:  # a killed process holds nothing
+        assert store.count() == 5
+
+
+def test_a_reader_sees_what_is_written_while_it_is_open(folder):
+    with Store(folder) as reader, Store(folder, write=True) as writer:
+        assert reader.count() == 5
+        writer.add([made(77)])
+        assert reader.count() == 6
+        with writer.transaction() as connection:
+            connection.execute("DELETE FROM renders")
+            assert reader.count() == 6  # nothing is held up, and nothing half-written is seen
+        assert reader.count() == 0
+        with pytest.raises(FvfastError, match="reading only"):
+            reader.add([made(78)])
+
+
+def test_a_store_that_cannot_be_opened(tmp_path):
+    with pytest.raises(FvfastError, match=r"no store in .*nowhere: `fvfast atlas"):
+        Store(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "index.sqlite").write_text("this is no database, whatever its name says" * 100)
+    for write in (False, True):
+        with pytest.raises(FvfastError, match="file is not a database"):
+            Store(tmp_path, write=write)
+    (tmp_path / "file").touch()
+    with pytest.raises(FvfastError, match="cannot write to the store"):
+        Store(tmp_path / "file" / "below", write=True)
+
+
+# Schemas ---------------------------------------------------------------------------------------------------
+
+
+def old_store(folder: Path) -> Path:
+    """A store as the first version of the schema had it, with one row."""
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
+    schema.migrate(connection, to=1)
+    connection.execute("INSERT INTO recipes VALUES (5, 'd', 'default', '{\"name\": \"default\"}')")
+    values = ("k" * 64, "tiny", "none", "w", "deep", 3, 4, "deep:4", 5, 0, 32, 9, 0.5, 2.5, 1.0, "cpu", "reference")
+    values = (*values, "float32", "0.1.0", "2025", "", "images/aa/aa.png", "thumbnails/bb/bb.webp")
+    connection.execute(f"INSERT INTO renders VALUES (1, {', '.join('?' * len(values))})", values)
+    connection.close()
+    return folder
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_an_older_schema_becomes_todays_with_its_rows(tmp_path, write):
+    folder = old_store(tmp_path / "old")
+    with sqlite3.connect(folder / "index.sqlite") as connection:
+        assert schema.version(connection) == 1
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'examples'").fetchall() == []
+    with Store(folder, write=write) as store:
+        assert schema.version(store.connection) == schema.VERSION == 2
+        (entry,) = store.entries()
+        assert (entry.target, entry.objective_end, entry.recipe) == ("deep:4", 2.5, {"name": "default"})
+        assert store.execute("SELECT count(*) FROM examples") == [(0,)]
+
+
+def test_a_migration_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = old_store(tmp_path / "old")
+    monkeypatch.setattr(schema, "STEPS", (schema.STEPS[0], "CREATE TABLE half (x); CREATE TABLE renders (y);"))
+    with pytest.raises(FvfastError, match="already exists"):
+        Store(folder, write=True)
+    monkeypatch.undo()
+    with sqlite3.connect(folder / "index.sqlite") as connection:
+        assert schema.version(connection) == 1
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+    with Store(folder, write=True) as store:
+        assert store.count() == 1
+
+
+def test_a_newer_schema_is_left_alone(folder):
+    with sqlite3.connect(folder / "index.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    for write in (False, True):
+        with pytest.raises(FvfastError, match="has version 99.*update fvfast"):
+            Store(folder, write=write)
+
+
+# Upkeep ----------------------------------------------------------------------------------------------------
+
+
+def damage(folder: Path) -> tuple[str, str, str, str]:
+    """One file missing, one altered, one without a row, one unfinished."""
+    missing, altered = made(0).entry.image, made(2).entry.thumbnail
+    (folder / missing).unlink()
+    with (folder / altered).open("r+b") as file:
+        file.seek(20)
+        file.write(b"\x00\xff")
+    orphan, unfinished = "images/ee/" + "e" * 64 + ".png", "images/ee/.fvfast-abc"
+    (folder / "images/ee").mkdir(exist_ok=True)
+    (folder / orphan).write_bytes(b"alone")
+    (folder / unfinished).write_bytes(b"half")
+    return missing, altered, orphan, unfinished
+
+
+def test_verify_finds_every_kind_of_damage(folder):
+    with Store(folder) as store:
+        assert upkeep.verify(store) == upkeep.Report(rows=5)
+        missing, altered, orphan, unfinished = damage(folder)
+        report = upkeep.verify(store)
+    assert report == upkeep.Report(5, [missing], [altered], [orphan], [unfinished])
+    assert not report.sound
+
+
+def test_gc_removes_what_no_row_names_and_nothing_else(folder, cli):
+    before = tree(folder)
+    _, _, orphan, unfinished = damage(folder)
+    missing = made(0).entry.image
+    code, out, err = cli("store", "gc", "--store", folder, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"store": str(folder), "removed": 2, "bytes": 9}
+    assert tree(folder) == before - {missing}
+    assert not (folder / orphan).exists()
+    assert not (folder / unfinished).exists()
+
+
+def test_verify_and_repair_on_the_command_line(folder, cli):
+    code, out, err = cli("store", "verify", "--store", folder)
+    assert (code, out, err) == (0, "5 rows: sound\n", "")
+    missing, altered, orphan, _ = damage(folder)
+    code, out, err = cli("store", "verify", "--store", folder)
+    assert code == 2
+    assert out.splitlines() == [
+        f"missing: {missing}",
+        f"damaged: {altered}",
+        "5 rows: 1 files missing, 1 damaged; 1 files without a row, 1 unfinished",
+    ]
+    assert err == f"fvfast: the store {folder} is broken: `fvfast store verify --repair --store {folder}` mends it\n"
+    document = json.loads(cli("store", "verify", "--store", folder, "--json")[1])
+    assert (document["sound"], document["missing"], document["orphans"]) == (False, [missing], [orphan])
+    code, _, err = cli("store", "verify", "--repair", "--store", folder)
+    assert (code, err) == (0, "fvfast: dropped 2 rows; the atlas command makes them again\n")
+    with Store(folder) as store:
+        assert [e.target for e in store.entries()] == ["shallow:0", "shallow:1", "deep:10"]
+        assert upkeep.verify(store).sound
+
+
+# Exports and listings --------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_a_manifest(folder, tmp_path, cli):
+    with Store(folder, write=True) as store:  # the same target twice: another recipe
+        store.add([made(1, "shallow", 1, recipe="plain")])
+    code, out, _ = cli("store", "export", tmp_path / "site", "--store", folder, "--layer", "shallow")
+    assert (code, out) == (0, f"3 renders in {tmp_path / 'site'}\n")
+    manifest = json.loads((tmp_path / "site/manifest.json").read_text())
+    assert [row["target"] for row in manifest] == ["shallow:0", "shallow:1", "shallow:1"]
+    assert manifest[0]["image"] == "images/tiny-shallow-0.png"
+    assert manifest[0]["recipe"]["name"] == "lucent"
+    assert tree(tmp_path / "site") == {"manifest.json"} | {row[k] for row in manifest for k in ("image", "thumbnail")}
+    assert len(tree(tmp_path / "site")) == 7
+    assert (tmp_path / "site" / manifest[0]["image"]).read_bytes() == made(0, "shallow", 1, recipe="lucent").image
+
+
+def test_parquet_holds_the_rows_and_the_images(folder, tmp_path, cli):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'fvfast[parquet]'")
+    code, out, _ = cli("store", "export", tmp_path / "all.parquet", "--store", folder, "--json")
+    assert (code, json.loads(out)["renders"]) == (0, 5)
+    table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
+    assert [row["target"] for row in table] == ["shallow:0", "shallow:1", "deep:0", "deep:2", "deep:10"]
+    assert table[4]["objective_end"] == 10.25
+    assert json.loads(table[0]["recipe"])["name"] == "lucent"
+    assert table[2]["image_bytes"] == made(0).image
+    assert cli("store", "export", tmp_path / "bare.parquet", "--store", folder, "--no-images")[0] == 0
+    assert "image_bytes" not in parquet.read_table(tmp_path / "bare.parquet").column_names
+
+
+def test_parquet_without_pyarrow_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with Store(folder) as store, pytest.raises(FvfastError, match=r"pip install 'fvfast\[parquet\]'"):
+        exports.to_parquet(store, tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_listing_and_showing(folder, cli):
+    code, out, err = cli("store", "ls", "--store", folder, "--layer", "deep", "--channels", "0-9")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["key", "model", "target", "recipe", "px", "steps", "seed", "start", "end", "s"]
+    assert lines[1].split()[1:] == ["tiny", "deep:0", "default", "32", "4", "0", "-0.500", "0.250", "0.1"]
+    assert lines[3] == f"1-2 of 2 renders in {folder}"
+    document = json.loads(cli("store", "ls", "--store", folder, "--limit", 2, "--offset", 3, "--json")[1])
+    assert document["total"] == 5
+    assert [row["target"] for row in document["renders"]] == ["deep:2", "deep:10"]
+    key = made(10).entry.key
+    for name in ("deep:10", key, key[:12]):
+        shown = json.loads(cli("store", "show", name, "--store", folder, "--json")[1])
+        assert shown["key"] == key
+        assert Path(shown["image"]).read_bytes() == made(10).image
+        assert shown["examples"] == shown["neighbours"] == []
+    assert "objective_end    10.25" in cli("store", "show", "deep:10", "--store", folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("show", "deep:1"), "no render 'deep:1' in"),
+        (("show", ""), "no render '' in"),
+        (("ls", "--channels", "x"), "--channels takes a number or a range such as 0-63, not 'x'"),
+        (("export", "out", "--layer", "none"), "nothing to export"),
+        (("export", "kept/index.sqlite/x"), "cannot write to kept/index.sqlite/x"),
+        (("export", "no/where/x.parquet"), "cannot write no/where/x.parquet (No such file or directory)"),
+        (("ls", "--limit", "0"), "Invalid value"),
+    ],
+)
+def test_bad_input_is_one_sentence(folder, cli, arguments, sentence):
+    code, out, err = cli("store", *arguments, "--store", folder)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_target_by_two_recipes_is_shown_by_key(folder, cli):
+    with Store(folder, write=True) as store:
+        store.add([made(10, recipe="plain")])
+    code, _, err = cli("store", "show", "deep:10", "--store", folder)
+    assert code == 2
+    assert "'deep:10' names 2 renders; write one of the keys" in err
+    assert made(10, recipe="plain").entry.key[:10] in err
+
+
+# Many rows -------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_thousand_rows_answer_within_a_tenth_of_a_second(tmp_path):
+    pattern = made(0)
+    with Store(tmp_path / "large", write=True) as store:
+        store.add([pattern])
+        (row,) = store.execute("SELECT * FROM renders")
+        names = [name for (name,) in store.execute("SELECT name FROM pragma_table_info('renders')")]
+        at = {name: names.index(name) for name in names}
+
+        def rows():
+            for number in range(1, 100_000):
+                values = list(row)
+                layer, channel = f"block.{number // 256}", number % 256
+                values[at["id"]], values[at["key"]] = None, hashlib.sha256(str(number).encode()).hexdigest()
+                values[at["layer"]], values[at["channel"]] = layer, channel
+                values[at["depth"]], values[at["target"]] = number // 256, f"{layer}:{channel}"
+                yield values
+
+        with store.transaction() as connection:
+            connection.executemany(f"INSERT INTO renders VALUES ({', '.join('?' * len(row))})", rows())
+    with Store(tmp_path / "large") as store:
+        assert store.count() == 100_000
+        questions = [
+            lambda: store.entries(limit=100),
+            lambda: store.entries(limit=100, offset=99_900),
+            lambda: store.entries(Query(layer="block.77"), 100, 100),
+            lambda: store.entries(Query(channel=(3, 4)), 100, 600),
+            lambda: store.entries(Query(recipe="default"), 100, 50_000),
+            lambda: store.entries(Query(text=".77:2"), 100),
+            lambda: store.entries(Query(text="nowhere"), 100),
+            lambda: store.count(Query(text=":25")),
+            lambda: store.count(),
+        ]
+        sizes = [len(answer) if isinstance(answer := ask(), list) else answer for ask in questions]
+        assert sizes == [100, 100, 100, 100, 100, 67, 0, 7 * 390 + 1, 100_000]  # the last layer ends at 159
+        for number, ask in enumerate(questions):
+            best = min(_seconds(ask) for _ in range(5))
+            assert best < 0.1, f"question {number} took {best:.3f} s"
+
+
+def _seconds(ask) -> float:
+    started = time.perf_counter()
+    ask()
+    return time.perf_counter() - started
