@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fvfast.errors import FvfastError
-from fvfast.models import Model
+from fvfast.optimize import crew_size
 from fvfast.places import Work, together
 from fvfast.producing import Chunk, Options, produce
 from fvfast.session import ImagePlan, Job
@@ -19,8 +20,22 @@ from fvfast.session import ImagePlan, Job
 ON_CPU, ON_GPU = 4, 64
 AHEAD = 2  # tasks handed out for each that can run: a worker never waits for the driver
 
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker's job depends on: the model, by its weights' digest, name and normalisation, and where it runs."""
+
+    weights: str
+    model: str
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    device: str
+    dtype: torch.dtype
+    size: int
+    view: int
+
+
 # One model and one job a worker process, kept from task to task.
-_jobs: dict[tuple[Any, ...], Job] = {}
+_jobs: dict[Setting, Job] = {}
 
 
 class Cluster:
@@ -35,7 +50,6 @@ class Cluster:
     def __enter__(self) -> Cluster:
         """Raises FvfastError where Ray is missing or there is no cluster at the address."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
         except ImportError as error:
@@ -47,8 +61,7 @@ class Cluster:
             except Exception as error:  # each way to be unreachable has an exception of its own
                 detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise FvfastError(
-                    f"no Ray cluster could be used ({detail.rstrip('.')}): see docs/atlas.md, or leave out "
-                    "--engine ray"
+                    f"no Ray cluster could be used ({detail.rstrip('.')}): see docs/atlas.md, or leave out --engine ray"
                 ) from error
             self.opened = True
         return self
@@ -74,15 +87,16 @@ class Cluster:
     ) -> Generator[Chunk]:
         ray = self.ray
         on_gpu = work.device.type == "cuda"
-        threads = work.options.threads or 1
+        threads = crew_size(work.options.threads)[1]  # as many for an image as on this machine: the same last bits
         # A lost worker's task is done again, however often that happens: nothing of it was written.
-        remote = ray.remote(
-            num_cpus=1 if on_gpu else threads, num_gpus=1 if on_gpu else 0, max_retries=-1
-        )(_task)
+        remote = ray.remote(num_cpus=1 if on_gpu else threads, num_gpus=1 if on_gpu else 0, max_retries=-1)(_task)
         options = Options(work.options.batch, threads, None if on_gpu else 1, work.options.image_format)
         # The model goes through Ray's own memory: a node needs neither its weights nor a disk in common.
         model = ray.put(work.job.model)
-        setting = (str(work.device), work.job.dtype, work.job.size, work.job.view, work.weights)
+        job, known = work.job, work.job.model
+        setting = Setting(
+            work.weights, known.name, (known.mean, known.std), str(work.device), job.dtype, job.size, job.view
+        )
         tasks = iter(_tasks(work, work.options.batch or (ON_GPU if on_gpu else ON_CPU)))
         running: list[Any] = []
         try:
@@ -94,10 +108,31 @@ class Cluster:
                 ready, running = ray.wait(running, timeout=0.2)
                 partly(0.0)
                 for reference in ready:
-                    yield ray.get(reference)
+                    yield self._result(reference)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+    def _result(self, reference: Any) -> Chunk:
+        """What a task came to; what stopped it, as a sentence where the user can mend it."""
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(reference)
+        except errors.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, FvfastError):
+                raise cause from None
+            if isinstance(cause, ImportError):
+                raise FvfastError(
+                    f"a Ray worker cannot import what the model needs ({cause}): install it on every node, or start "
+                    "them with a PYTHONPATH that has it"
+                ) from error
+            raise
+        except errors.RayError as error:
+            raise FvfastError(
+                f"the Ray cluster gave up on a task ({type(error).__name__}): what is finished is kept; run the same "
+                "command again"
+            ) from error
 
     def _slots(self, on_gpu: bool, threads: int) -> int:
         """How many tasks can run at once; asked again and again, since nodes come and go."""
@@ -111,13 +146,13 @@ def _tasks(work: Work, count: int) -> Generator[list[ImagePlan]]:
             yield group[at : at + count]
 
 
-def _task(models: list[Any], setting: tuple[Any, ...], plan: list[ImagePlan], options: Options) -> Chunk:
+def _task(models: list[Any], setting: Setting, plan: list[ImagePlan], options: Options) -> Chunk:
     """Runs on a worker: renders one chunk, with the model and the job that an earlier task may have left."""
     if setting not in _jobs:
         import ray
 
-        device, dtype, size, view, _ = setting
-        model: Model = ray.get(models[0])
         _jobs.clear()
-        _jobs[setting] = Job(model, torch.device(device), dtype, size, view)
-    return produce(_jobs[setting], plan, setting[-1], options)
+        _jobs[setting] = Job(
+            ray.get(models[0]), torch.device(setting.device), setting.dtype, setting.size, setting.view
+        )
+    return produce(_jobs[setting], plan, setting.weights, options)

@@ -80,6 +80,7 @@ def neighbours(store: Store, entry: Entry) -> list[Neighbour]:
 def _rows(store: Store, table: str, kind: type, entry: Entry) -> list[tuple]:
     names = ", ".join(field.name for field in fields(kind))
     return store.execute(
-        f"SELECT {names} FROM {table} WHERE layer = ? AND channel = ? AND model = ? AND weights_digest = ? ORDER BY rank",
+        f"SELECT {names} FROM {table} WHERE layer = ? AND channel = ? AND model = ? AND weights_digest = ? "
+        "ORDER BY rank",
         (entry.layer, entry.channel, entry.model, entry.weights_digest),
     )
