@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from fvfast.errors import FvfastError
+from fvfast.models import Model
 from fvfast.optimize import crew_size
 from fvfast.places import Work, together
 from fvfast.producing import Chunk, Options, produce
@@ -56,6 +58,7 @@ class Cluster:
             raise FvfastError("--engine ray needs Ray: pip install 'fvfast[ray]'") from error
         self.ray: Any = ray
         if not ray.is_initialized():
+            _reach(self.address or os.environ.get("RAY_ADDRESS", ""))
             try:
                 ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
             except Exception as error:  # each way to be unreachable has an exception of its own
@@ -122,11 +125,6 @@ class Cluster:
             cause = error.cause
             if isinstance(cause, FvfastError):
                 raise cause from None
-            if isinstance(cause, ImportError):
-                raise FvfastError(
-                    f"a Ray worker cannot import what the model needs ({cause}): install it on every node, or start "
-                    "them with a PYTHONPATH that has it"
-                ) from error
             raise
         except errors.RayError as error:
             raise FvfastError(
@@ -149,10 +147,33 @@ def _tasks(work: Work, count: int) -> Generator[list[ImagePlan]]:
 def _task(models: list[Any], setting: Setting, plan: list[ImagePlan], options: Options) -> Chunk:
     """Runs on a worker: renders one chunk, with the model and the job that an earlier task may have left."""
     if setting not in _jobs:
-        import ray
-
+        model = _fetch(models[0])
         _jobs.clear()
-        _jobs[setting] = Job(
-            ray.get(models[0]), torch.device(setting.device), setting.dtype, setting.size, setting.view
-        )
+        _jobs[setting] = Job(model, torch.device(setting.device), setting.dtype, setting.size, setting.view)
     return produce(_jobs[setting], plan, setting.weights, options)
+
+
+def _fetch(reference: Any) -> Model:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RaySystemError as error:  # how Ray wraps what goes wrong while it unpacks
+        reason = next((line for line in str(error).splitlines() if line), "").removeprefix("System error: ")
+        raise FvfastError(
+            f"a Ray worker cannot load the model ({reason}): install what it needs on every node, or start them with "
+            "a PYTHONPATH that has it"
+        ) from None
+
+
+def _reach(address: str) -> None:
+    """Raise FvfastError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", "local", and whatever else only Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise FvfastError(
+            f"no Ray cluster answers at {address} ({error}): see docs/atlas.md for how to start one"
+        ) from error

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -26,7 +27,7 @@ from fvfast.selection import features, stages, whole_network
 from fvfast.store import Query, Store
 
 HERE = Path(__file__).parent
-QUICK = {"size": 32, "steps": 3}
+QUICK: dict[str, Any] = {"size": 32, "steps": 3}
 
 
 def rows(folder, query=None):
@@ -117,7 +118,7 @@ def test_webp_holds_the_same_pixels(tiny):
     atlas(tiny, "deep", channels="0", store="webp", image_format="webp", **QUICK)
     pixels = []
     for folder in ("png", "webp"):
-        (image,) = [path for path in Path(folder, "images").rglob("*.*")]
+        (image,) = list(Path(folder, "images").rglob("*.*"))
         assert image.suffix == f".{folder}"
         with PIL.Image.open(image) as picture:
             pixels.append(picture.convert("RGB").tobytes())
@@ -303,12 +304,11 @@ def test_every_option_reaches_the_atlas(cli, monkeypatch):
     assert code == 0
     for name in ("progress", "stop", "notify"):
         assert callable(seen.pop(name))
-    assert seen == {
-        "arguments": ("m", ["a", "b"]),
-        **{"channels": "3", "everything": True, "store": Path("s"), "batch": 4, "engine": "ray", "address": "a:1"},
-        **{"size": 64, "steps": 9, "seed": 2, "copies": 3, "lr": 0.5, "image": "pixel", "recipe": "plain"},
-        **{"device": "cpu", "dtype": "float16", "threads": 2, "weights": "none", "image_format": "webp"},
-    }
+    assert seen.pop("arguments") == ("m", ["a", "b"])
+    chosen = {"channels": "3", "everything": True, "store": Path("s"), "batch": 4, "engine": "ray", "address": "a:1"}
+    how = {"size": 64, "steps": 9, "seed": 2, "copies": 3, "lr": 0.5, "image": "pixel", "recipe": "plain"}
+    where = {"device": "cpu", "dtype": "float16", "threads": 2, "weights": "none", "image_format": "webp"}
+    assert seen == chosen | how | where
 
 
 # Ends before the end ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The store: rows and files that belong together, one writer, many readers, older and newer schemas, upkeep, exports."""
+"""The store: rows and files that belong together, one writer, many readers, schemas old and new, upkeep, exports."""
 
 import errno
 import hashlib
@@ -320,7 +320,7 @@ def test_a_newer_schema_is_left_alone(folder):
     with sqlite3.connect(folder / "index.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
     for write in (False, True):
-        with pytest.raises(FvfastError, match="has version 99.*update fvfast"):
+        with pytest.raises(FvfastError, match=r"has version 99.*update fvfast"):
             Store(folder, write=write)
 
 
