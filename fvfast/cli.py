@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast.errors import FvfastError
+from fvfast.screen import Screen
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fvfast.result import Progress, Render
+    from fvfast.result import Render
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -116,7 +116,7 @@ def render(
         model, target, options = _again(source, options)
     files.writable(out)
     options = {key: value for key, value in options.items() if value is not None}
-    with _Screen(quiet=as_json) as screen:
+    with Screen(quiet=as_json) as screen:
         result = run(
             model or "efficientnet_lite0",
             target or None,
@@ -223,61 +223,6 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
         f"steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
-
-
-class _Screen:
-    """The progress bar, the first Ctrl-C, and messages on the way. Writes to stderr where stdout is for JSON."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=quiet, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.fields[images]} images"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]:>6} steps/s"),
-            TextColumn("objective {task.fields[value]:>7}"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=None, images="0/?", rate="", value="")
-        self.interrupted = False
-
-    def __enter__(self) -> _Screen:
-        self.before = signal.signal(signal.SIGINT, self._interrupt)
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()
-        signal.signal(signal.SIGINT, self.before)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self.notify("stopping after this step (Ctrl-C again to leave at once)")
-
-    def stopped(self) -> bool:
-        return self.interrupted
-
-    def notify(self, sentence: str) -> None:
-        print(f"fvfast: {sentence}", file=sys.stderr)
-
-    def progress(self, progress: Progress) -> None:
-        elapsed = self.bar.tasks[0].elapsed or 0
-        self.bar.update(
-            self.task,
-            completed=progress.steps_done,
-            total=progress.steps_total,
-            images=f"{progress.images_done}/{progress.images_total}",
-            rate=f"{progress.steps_done / elapsed:.1f}" if elapsed > 0.5 else "",
-            value=f"{progress.value:.3f}" if progress.value == progress.value else "",
-        )
 
 
 # layers, models, doctor ------------------------------------------------------------------------------------

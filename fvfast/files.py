@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont, PngImagePlugin
@@ -84,14 +85,23 @@ def write_png(image: PIL.Image.Image, path: Path, spec: dict[str, Any] | None = 
     info.add_text("Software", f"fvfast {fvfast.__version__}")
     if spec is not None:
         info.add_text(CHUNK, json.dumps({"version": fvfast.__version__, **spec}, sort_keys=True))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fvfast-", suffix=".png")
+    with whole(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears as `path` once it is complete, and not at all if that fails."""
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fvfast-", suffix=path.suffix)
         with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
+            yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise FvfastError(f"cannot write {path} ({error.strerror}); choose another folder with --out") from error
         raise

@@ -64,8 +64,8 @@ def render(
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
     loaded = models.load(model, weights)
-    where = _device(device)
-    kind = _dtype(dtype, where)
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
     for name, value, least in (
         ("seed", seed, 0),
         ("copies", copies, 1),
@@ -131,7 +131,7 @@ def _canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
     return chosen
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -143,7 +143,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
