@@ -224,7 +224,7 @@ def _load_callable(name: str, weights: str) -> Model:
         raise FvfastError(f"{package} has no {attribute!r}{near}")
     made = getattr(found, attribute)
     if not isinstance(made, nn.Module) and not callable(made):
-        raise FvfastError(f"{name} is a {type(made).__name__}, not something that makes a torch.nn.Module")
+        raise FvfastError(f"{name} is of type {type(made).__name__}, which makes no torch.nn.Module")
     with _seeded():
         module = made if isinstance(made, nn.Module) else made()
     if not isinstance(module, nn.Module):

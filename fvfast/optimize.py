@@ -91,7 +91,7 @@ def _gradient(value: Tensor, parameter: Tensor, batch: Batch) -> Tensor:
     if not finite.all():
         bad = [part.label for part, count in batch.objectives for _ in range(count)][int(finite.int().argmin())]
         raise FvfastError(
-            f"the objective {bad} became {float(value[~finite][0])} at step {batch.done + 1}: try a smaller --lr, "
+            f"the objective {bad} became {value[~finite][0].item()} at step {batch.done + 1}: try a smaller --lr, "
             "or --dtype float32"
         )
     if not value.requires_grad:
