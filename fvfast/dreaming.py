@@ -48,16 +48,16 @@ class Preset:
     coarsest: int = 180
     scale: float = 1.4
     steps: int = 12
-    strength: float = 0.012
+    strength: float = 0.009
     jitter: int = 32
     basis: str = "pixel"
 
 
 PRESETS = {
-    "creatures": Preset(("_blocks.12",)),
-    "eyes": Preset(("_blocks.10:9", "_blocks.7:11")),
-    "patterns": Preset(("_blocks.6",)),
-    "brush": Preset(("_blocks.3",)),
+    "creatures": Preset(("_blocks.12:7", "_blocks.10")),
+    "garden": Preset(("_blocks.12",)),
+    "patterns": Preset(("_blocks.7",)),
+    "engraving": Preset(("_blocks.4",)),
 }
 DEFAULT_PRESET = "creatures"
 
@@ -84,7 +84,7 @@ class Dream:
     photograph: the result, with what the photograph's file said. targets: what it is of.
     objective_start, objective: of the photograph and of the result, at full size, unshifted; the objectives are
     weighed so that each pulls equally hard (a weighted mean).
-    sizes: (height, width) of every octave that was begun. steps: taken. frames: of the zoom, if any, each [3, H, W].
+    sizes: (height, width) of every octave that was begun. steps: taken. seconds: they took.
     """
 
     photograph: Photograph
@@ -135,7 +135,7 @@ def dream(
     photo: a file, or [3, H, W] in 0..1, at least 32 px on each side.
     model, weights: as for `fvfast.render`. target: what is to be seen, as there; several are balanced against one
         another. None takes the preset's, which are the bundled model's.
-    preset: a name (creatures, eyes, patterns, brush) or a Preset; basis, octaves, scale, steps, strength, jitter
+    preset: a name (creatures, garden, patterns, engraving) or a Preset; basis, octaves, scale, steps, strength, jitter
         override it (see Preset).
     guide: another picture; the network then looks in the photograph for what it sees in the guide. Targets must be
         whole layers.

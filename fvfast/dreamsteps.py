@@ -16,6 +16,9 @@ from torch import Tensor
 from fvfast.images import COLOUR, envelope
 
 
+LARGEST_DETAIL = 48.0  # pixels: the wavelength from which on the Fourier basis grows no stronger
+
+
 class Step(Protocol):
     """From a picture's gradient [3, H, W] to the direction in which to go, [3, H, W], mean size 1."""
 
@@ -26,11 +29,12 @@ class PixelStep:
     """Every band of frequencies, an octave wide, scaled to the same strength: a normalised Laplacian pyramid.
 
     After Mordvintsev's DeepDream notebook for TensorFlow (2015). finest: how much of that strength the band of the
-    finest details gets, and the next one the square root of it: photographs have less there too.
+    finest details gets, and the next one the square root of it: photographs have less there too. coarsest: how much is
+    left of what is larger than all bands, which brightens and darkens whole regions until they burn out.
     """
 
-    def __init__(self, levels: int = 5, finest: float = 0.3) -> None:
-        self.levels, self.finest = levels, finest
+    def __init__(self, levels: int = 5, finest: float = 0.3, coarsest: float = 0.2) -> None:
+        self.levels, self.finest, self.coarsest = levels, finest, coarsest
 
     def __call__(self, gradient: Tensor) -> Tensor:
         band = gradient[None]  # [1, 3, H, W]
@@ -39,7 +43,7 @@ class PixelStep:
             coarser = F.avg_pool2d(band, 2, ceil_mode=True, count_include_pad=False)
             bands.append(band.sub_(_to_size(coarser, band)) if bands else band - _to_size(coarser, band))
             band = coarser
-        step = _normalised(band)
+        step = _normalised(band) * self.coarsest
         for level in reversed(range(len(bands))):
             strength = {0: self.finest, 1: self.finest**0.5}.get(level, 1.0)
             step = _to_size(step, bands[level]).add_(_normalised(bands.pop()), alpha=strength)
@@ -54,7 +58,11 @@ class FourierStep:
 
     def __init__(self, height: int, width: int, device: torch.device, decay: float = 1.0) -> None:
         self.size = (height, width)
-        self.envelope = envelope("lucid", height, width, decay).to(device)  # [H, M]
+        scale = envelope("lucid", height, width, decay)  # [H, M]
+        # As in the pyramid, what is larger than its bands is held back: whole regions would darken or burn out.
+        scale = scale.clamp(max=LARGEST_DETAIL**decay)
+        scale[0, 0] = 0
+        self.envelope = scale.to(device)
         self.colour = COLOUR.to(device)
         # A stand-in for the spectrum: after each step it is set back to 0, and only the moments live on.
         self.moved, self.first, self.second = (torch.zeros(3, 2, *self.envelope.shape, device=device) for _ in range(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from fvfast_kernels import synthesize, warp
@@ -62,6 +63,17 @@ class Image(ABC):
     frame: Frame
     views: Views
 
+    def prior(self) -> Tensor | None:
+        """What the loss of each image gains for a parameter that is unlikely, [B]; None where all are alike."""
+        return None
+
+    def settle(self) -> None:
+        """Bring the parameter back to where it may be, after each step."""
+
+    def alpha(self) -> Tensor | None:
+        """Opacity [B, H, W] in 0..1, where the parameterisation knows of one."""
+        return None
+
     @abstractmethod
     def canvas(self) -> Tensor:
         """The images themselves, [B, 3, H, W] float32 in 0..1, differentiable in the parameter."""
@@ -112,9 +124,13 @@ class Fourier(Image):
         view = self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype)
         return view.contiguous(memory_format=torch.channels_last)
 
+    def spectrum(self) -> Tensor:
+        """What is synthesised, [B, 3, 2, H, W//2+1], differentiable in the parameter."""
+        return self.parameter
+
     def _synthesize(self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
         return synthesize(
-            self.parameter,
+            self.spectrum(),
             self.envelope,
             views,
             width=self.frame.size,
@@ -148,4 +164,9 @@ class Pixel(Image):
         return torch.sigmoid(self.gain * mixed)
 
 
-PARAMETERISATIONS: dict[str, type[Fourier] | type[Pixel]] = {"fourier": Fourier, "pixel": Pixel}
+class Kind(Protocol):
+    """A way to parameterise images: what a start is drawn as, and what is made of the starts of a batch."""
+
+    def noise(self, size: int, generator: Generator) -> Tensor: ...
+
+    def __call__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> Image: ...

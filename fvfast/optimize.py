@@ -72,13 +72,14 @@ def ascend(batch: Batch, tap: Fast, stopped: Callable[[], bool]) -> None:
             return
         activations = tap(image.view(table[step]), names) if names else {}
         value = objective(Context(activations, image.canvas, tap.layers))  # [B]
-        gradient = _gradient(value, parameter, batch)
+        gradient = _gradient(value, image.prior(), parameter, batch)
         if batch.clip is not None:
             norm = gradient.flatten(1).norm(dim=1)  # [B]
             scale = (batch.clip / (norm + 1e-6)).clamp(max=1)  # as torch.nn.utils.clip_grad_norm_
             gradient = gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
         with torch.no_grad():
             adam_(parameter, gradient, first, second, step + 1, lr)
+            image.settle()
         batch.history[step] = value.detach()
         batch.done = step + 1
         if batch.every and (step + 1) % batch.every == 0:
@@ -86,7 +87,7 @@ def ascend(batch: Batch, tap: Fast, stopped: Callable[[], bool]) -> None:
                 batch.snapshots.append((step + 1, image.canvas().cpu()))
 
 
-def _gradient(value: Tensor, parameter: Tensor, batch: Batch) -> Tensor:
+def _gradient(value: Tensor, prior: Tensor | None, parameter: Tensor, batch: Batch) -> Tensor:
     finite = value.isfinite()
     if not finite.all():
         bad = [part.label for part, count in batch.objectives for _ in range(count)][int(finite.int().argmin())]
@@ -97,7 +98,8 @@ def _gradient(value: Tensor, parameter: Tensor, batch: Batch) -> Tensor:
     if not value.requires_grad:
         labels = ", ".join(part.label for part, _ in batch.objectives)
         raise FvfastError(f"the objective {labels} does not depend on the image: there is nothing to optimise")
-    return torch.autograd.grad(-value.sum(), parameter)[0]  # Adam minimises
+    loss = -value if prior is None else prior - value  # Adam minimises
+    return torch.autograd.grad(loss.sum(), parameter)[0]
 
 
 # Workers ---------------------------------------------------------------------------------------------------
