@@ -1,4 +1,7 @@
-"""The command line: `fvfast render`, `layers`, `models`, `doctor`. It holds no mathematics and imports torch late."""
+"""The command line: `fvfast render`, `layers`, `models`, `doctor`, and those in `cli_classics`.
+
+It holds no mathematics and imports torch late.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fvfast.cli_classics import dream, magnitude
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
@@ -86,8 +90,12 @@ def render(
     copies: Annotated[int, typer.Option(help="Images of each target, from seed, seed + 1, ...")] = 1,
     batch: Annotated[int | None, typer.Option(help="Images in one tensor (default: what suits the device).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    image: Annotated[str | None, typer.Option(help="Parameterisation: fourier or pixel.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams or plain.")] = None,
+    image: Annotated[str | None, typer.Option(help="fourier, pixel, phase, or generator:dcgan-faces.")] = None,
+    magnitude_file: Annotated[
+        Path | None, typer.Option("--magnitude", help="Magnitudes for --image phase, made by `fvfast magnitude`.")
+    ] = None,
+    alpha: Annotated[bool, typer.Option("--alpha", help="With phases: transparent where nothing pulled.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams, plain or maco.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
@@ -107,6 +115,7 @@ def render(
         "seed": seed,
         "lr": lr,
         "image": image,
+        "magnitude": magnitude_file,
         "dtype": dtype,
     }
     options |= {"recipe": recipe, "weights": weights}
@@ -130,7 +139,9 @@ def render(
             notify=screen.notify,
             **options,
         )
-    paths = result.save(out)
+    if alpha and any(opacity is None for opacity in result.alphas):
+        print("fvfast: --alpha leaves images opaque that are not phases (--image phase)", file=sys.stderr)
+    paths = result.save(out, alpha)
     if len(result) > 1:
         sheet = out / "sheet.png"
         files.write_png(result.sheet(), sheet)
@@ -223,6 +234,10 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
         f"steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
+
+
+app.command()(dream)
+app.command()(magnitude)
 
 
 # layers, models, doctor ------------------------------------------------------------------------------------

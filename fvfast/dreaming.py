@@ -146,7 +146,7 @@ def dream(
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
-    settings = _settings(
+    settings = preset_with(
         preset, basis=basis, octaves=octaves, scale=scale, steps=steps, strength=strength, jitter=jitter
     )
     photograph = _photograph(photo)
@@ -350,7 +350,8 @@ def _photograph(photo: str | Path | Tensor | Photograph) -> Photograph:
     return found
 
 
-def _settings(preset: str | Preset, **changes: float | str | None) -> Preset:
+def preset_with(preset: str | Preset, **changes: float | str | None) -> Preset:
+    """A preset with some of its fields (those that are not None) changed. Raises FvfastError."""
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise FvfastError(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fvfast.images import COLOUR, envelope
 
-
 LARGEST_DETAIL = 48.0  # pixels: the wavelength from which on the Fourier basis grows no stronger
 
 

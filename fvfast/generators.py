@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import itertools
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def dcgan(latent: int = 100, width: int = 64) -> nn.Sequential:
     """
     channels = (latent, 8 * width, 4 * width, 2 * width, width)
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+    for i, (before, after) in enumerate(itertools.pairwise(channels)):
         stride, padding = (1, 0) if i == 0 else (2, 1)
         layers += [nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     layers += [nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh()]
@@ -169,8 +170,8 @@ def _dcgan_faces() -> Generator:
 class ConditionalBigGAN(nn.Module):
     """BigGAN with one latent for its z and its class embedding, both standard normal: [B, 2 z_dim] to [B, 3, h, w].
 
-    biggan: a `pytorch_pretrained_biggan.BigGAN`. category: the class whose embedding the latent's second half moves away
-    from; None for the mean of all. It moves in units of the embeddings' own spread over the classes.
+    biggan: a `pytorch_pretrained_biggan.BigGAN`. category: the class whose embedding the latent's second half moves
+    away from; None for the mean of all. It moves in units of the embeddings' own spread over the classes.
     """
 
     centre: Tensor

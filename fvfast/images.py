@@ -67,7 +67,7 @@ class Image(ABC):
         """What the loss of each image gains for a parameter that is unlikely, [B]; None where all are alike."""
         return None
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 (most parameters may be anything)
         """Bring the parameter back to where it may be, after each step."""
 
     def alpha(self) -> Tensor | None:

@@ -22,12 +22,16 @@ SIZE = 256
 MARGIN = 1 / 510
 
 
-def measure(folder: str | Path, size: int = SIZE, progress: Callable[[int, int], None] | None = None) -> Tensor:
-    """The mean magnitudes of all pictures in a folder (and those within it), [3, size, size//2+1] float32.
+def measure(
+    folder: str | Path, size: int = SIZE, progress: Callable[[int, int], None] | None = None
+) -> tuple[Tensor, int]:
+    """The mean magnitudes of all pictures in a folder (and those within it), and how many there were.
 
-    Each picture's middle square, at `size` pixels, is taken back to the decorrelated channels that parameterisations work
-    in (inverse sigmoid, inverse colour matrix), and seen through a Hann window, without which its edges would count as a
-    cross of high frequencies. progress: called with (done, total).
+    The magnitudes are [3, size, size//2+1] float32.
+
+    Each picture's middle square, at `size` pixels, is taken back to the decorrelated channels that parameterisations
+    work in (inverse sigmoid, inverse colour matrix), and seen through a Hann window, without which its edges would
+    count as a cross of high frequencies. progress: called with (done, total).
 
     Raises FvfastError where the folder holds no picture that can be read.
     """
@@ -45,7 +49,7 @@ def measure(folder: str | Path, size: int = SIZE, progress: Callable[[int, int],
             progress(done, len(paths))
     if not count:
         raise FvfastError(f"no picture in {folder} could be read")
-    return (total / count).float()
+    return (total / count).float(), count
 
 
 def magnitudes_of(picture: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Phase(Fourier):
         recipe, size = recipes[0], frame.size
         self.frame, self.views, self.gain = frame, recipe.views, recipe.gain
         self.colour = (COLOUR if recipe.decorrelate else torch.eye(3)).to(frame.device)
-        self.magnitude = magnitude(recipe.magnitude, size).to(frame.device)  # [3, H, M]
+        self.magnitude = magnitude(recipe.magnitude, size, recipe.decay).to(frame.device)  # [3, H, M]
         self.envelope = torch.ones_like(self.magnitude[0])  # [H, M]: the magnitudes are in the spectrum already
         columns = size // 2 + 1
         self.parameter = noise[..., :columns].clone().to(frame.device).requires_grad_()
@@ -103,10 +103,10 @@ class Phase(Fourier):
 
 
 @functools.lru_cache(maxsize=8)
-def magnitude(file: str | None, size: int) -> Tensor:
-    """The fixed magnitudes of a canvas, [3, H, W//2+1]: those in `file`, or 1/f. Nothing at frequency 0."""
+def magnitude(file: str | None, size: int, decay: float = 1.0) -> Tensor:
+    """The fixed magnitudes of a canvas, [3, H, W//2+1]: those in `file`, or 1/f^decay. Nothing at frequency 0."""
     if file is None:
-        found = envelope("lucid", size, size, 1.0).expand(3, -1, -1).clone()
+        found = envelope("lucid", size, size, decay).expand(3, -1, -1).clone()
     else:
         found = magnitudes.at_size(magnitudes.read(file), size)
     found[:, 0, 0] = 0

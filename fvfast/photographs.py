@@ -1,4 +1,4 @@
-"""Photographs as files: read upright, with all that a picture's file says besides its pixels, and written back alike."""
+"""Photographs as files: read upright, with what a file says besides its pixels, and written back alike."""
 
 from __future__ import annotations
 

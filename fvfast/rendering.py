@@ -90,7 +90,8 @@ def render(
         if isinstance(image, Generator):
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)
-        plan = _plan(job, target, recipe, image=image, magnitude=magnitude, steps=steps, lr=lr, seed=seed, copies=copies)
+        changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
+        plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
         return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
     except Exception as error:
         if not is_out_of_memory(error):
@@ -102,16 +103,14 @@ def _plan(
     job: Job,
     target: str | Objective | Sequence[str | Objective] | None,
     recipe: str | Recipe,
-    *,
-    image: str | None,
     magnitude: str | Path | None,
-    steps: int | None,
-    lr: float | None,
+    *,
     seed: int,
     copies: int,
+    **changes: Any,
 ) -> list[ImagePlan]:
     objectives = job.objectives(target)
-    chosen = [_recipe(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
+    chosen = [_recipe(recipe, objective, **changes) for objective in objectives]
     if magnitude is not None:
         if any(r.image != "phase" for r in chosen):
             raise FvfastError("magnitudes belong to phases: --magnitude needs --image phase")

@@ -7,6 +7,7 @@ elsewhere at every step, and no place keeps one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -21,7 +22,7 @@ def spans(length: int, tile: int) -> list[tuple[int, int]]:
     """(start, stop) of as few equal parts of `length` as are no longer than `tile`."""
     count = -(-length // tile)
     edges = [round(i * length / count) for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 class Tiled:
