@@ -43,9 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = _complain(str(error))
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # `fvfast layers | head`
-        sys.stderr.close()
-        code = 0
     except Exception as error:
         # The parser's own errors; anything else is a bug and keeps its traceback.
         message = getattr(error, "format_message", None)

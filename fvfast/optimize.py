@@ -151,10 +151,17 @@ def run(
                 stop.set()
 
     before = torch.get_num_threads()
-    crew = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(batches)))]
+    crew: list[threading.Thread] = []
     try:
-        for member in crew:
-            member.start()
+        for _ in range(min(workers, len(batches))):
+            member = threading.Thread(target=work, daemon=True)
+            try:
+                member.start()
+            except RuntimeError as error:  # no memory for another thread's stack: those that run do all
+                if not crew:
+                    raise OutOfMemory(batches[0]) from error
+                break
+            crew.append(member)
         while any(member.is_alive() for member in crew):
             for member in crew:
                 member.join(interval / len(crew))

@@ -65,11 +65,11 @@ class Recipe:
             raise FvfastError(f"this recipe was written by another version of fvfast ({error})") from error
 
 
-DEFAULT = Recipe("default", steps=128, lr=0.07, views=Views(jitter=12, zoom=(0.9, 1.1), stretch=1.1, shear=10))
+DEFAULT = Recipe("default", steps=128, lr=0.1, views=Views(jitter=12, zoom=(0.9, 1.1), stretch=1.1, shear=10))
 
 # Classes want whole objects: closer views of a smoother image, and smaller steps.
 DEFAULT_CLASSES = Recipe(
-    "default", steps=192, lr=0.025, decay=1.25, views=Views(jitter=32, zoom=(0.4, 1.1), stretch=1.1, shear=15)
+    "default", steps=192, lr=0.035, decay=1.25, views=Views(jitter=32, zoom=(0.4, 1.1), stretch=1.1, shear=15)
 )
 
 # lucent 0.1.8 (render.py, transform.py, param/). Its five resamplings are one here; the frame it pads with is

@@ -22,6 +22,15 @@ def _surroundings(monkeypatch, tmp_path):
     torch.manual_seed(1234)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Small tensors gain nothing from a second thread, and wait for it where other work fills the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def nets() -> Any:
     """The module of sketched networks."""

@@ -133,7 +133,7 @@ def test_too_small_for_vgg_names_the_smallest():
         def __init__(self):
             super().__init__(nn.Conv2d(3, 2, 3, padding=1), *(nn.MaxPool2d(2) for _ in range(5)), nn.Flatten(1))
 
-    with pytest.raises(FvfastError, match="cannot take images of 17 px; use --size 32$"):
+    with pytest.raises(FvfastError, match=r"cannot take images of 17 px; use --size 32$"):
         layers.input_size(Pooled().eval(), 17, 224, "pooled")
 
 

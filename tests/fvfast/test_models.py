@@ -269,11 +269,11 @@ def test_offline_torchvision_weights_say_where_the_file_belongs(tmp_path, capsys
 def test_offline_timm_weights_fail_at_once(capfd):
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
+    offline = constants.HF_HUB_OFFLINE
     sentence = refused("timm:resnet26")
     assert "no weights for timm:resnet26 could be downloaded (" in sentence
     assert "pass --weights FILE, or --weights none" in sentence
-    assert constants.HF_HUB_OFFLINE == before
+    assert constants.HF_HUB_OFFLINE is offline
     out, err = capfd.readouterr()
     assert "Retrying" not in out + err
     assert out == ""

@@ -239,6 +239,29 @@ def test_memory_that_runs_out_names_its_batch():
     assert caught.value.batch is batches[1]
 
 
+@pytest.mark.parametrize("possible", [0, 1])
+def test_where_no_more_threads_can_start_those_that_run_do_all(monkeypatch, possible):
+    started = []
+    start = threading.Thread.start
+
+    def sparing(thread):
+        if len(started) == possible:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    batches = [batch([(o.channel("out", 0), 1)], rows=[i]) for i in range(3)]
+    with tap_on(Mean()) as tap:
+        monkeypatch.setattr(threading.Thread, "start", sparing)
+        if possible:
+            assert len(run(batches, tap, workers=2, threads=1, poll=never)) == 3
+        else:
+            with pytest.raises(OutOfMemory) as caught:
+                run(batches, tap, workers=2, threads=1, poll=never)
+            assert caught.value.batch is batches[0]
+    assert all(b.done == (b.steps if possible else 0) for b in batches)
+
+
 def test_an_error_in_the_poll_stops_the_workers():
     batches = [batch([(o.channel("out", 0), 1)], steps=10_000)]
 
