@@ -67,7 +67,7 @@ class Tiled:
             part = picture[:, rows][:, :, columns][None].requires_grad_()  # [1, 3, h, w]
             value = self._value(part) * (len(rows) * len(columns) / picture[0].numel())
             if not value.isfinite():
-                raise FvfastError(f"the objective became {float(value)}: try --dtype float32")
+                raise FvfastError(f"the objective became {float(value.detach())}: try --dtype float32")
             if not value.requires_grad:
                 raise FvfastError("the objective does not depend on the image: there is nothing to dream of")
             (gradient,) = torch.autograd.grad(value, part)
