@@ -19,8 +19,8 @@ from fvfast.images import COLOUR, Fourier, Frame, envelope
 from fvfast.recipes import Recipe
 from fvfast.views import identity
 
-# What share of the pixels is wholly transparent, and what share wholly opaque.
-TRANSPARENT, OPAQUE = 0.05, 0.25
+# What pulled less than this part of the strongest pull is wholly transparent; more than that, wholly opaque.
+TRANSPARENT, OPAQUE = 0.1, 0.5
 
 
 class Phase(Fourier):
@@ -75,8 +75,8 @@ class Phase(Fourier):
         kernel = torch.softmax(-0.5 * (offsets / sigma).square(), 0)
         smooth = F.pad(self.pulled[:, None], (reach,) * 4, mode="circular")  # the canvas wraps around
         smooth = F.conv2d(F.conv2d(smooth, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
-        low, high = (smooth.flatten(1).quantile(q, 1)[:, None, None] for q in (TRANSPARENT, 1 - OPAQUE))
-        return ((smooth - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
+        pull = smooth / smooth.amax((1, 2), keepdim=True).clamp(min=1e-30)
+        return ((pull - TRANSPARENT) / (OPAQUE - TRANSPARENT)).clamp(0, 1)
 
     def _accumulate(self, gradient: Tensor) -> None:
         """Add what a gradient of the spectrum [B, 3, 2, H, M] means on the canvas, without its sign.
