@@ -1,7 +1,7 @@
 """The classic systems side by side: pixels, Fourier, phases and a generator on the same features; DeepDream both ways.
 
-Writes docs/classics.md's tables and pictures. Needs the generator of faces (pip install 'fvfast[gan]') and a photograph:
---photo FILE, or scikit-image's cat, where that is installed.
+Writes docs/classics.md's tables and pictures. Needs the generator of faces (pip install 'fvfast[gan]') and a
+photograph: --photo FILE, or scikit-image's cat, where that is installed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def side_by_side() -> str:
     ]
     for name, measure in (("spectrum slope", quality.spectrum_slope), ("HF", quality.high_frequency)):
         rows.append([f"*{name}*", *(f"{measure(result.images).mean():.2f}" for result in rendered.values())])
-    rows.append(["*s/image*", *(f"{result.seconds / len(result):.1f}" for result in rendered.values())])
     opacity = rendered["phase"]
     clear = [files.to_pil(image) for image in opacity.images]
     for picture, alpha in zip(clear, opacity.alphas, strict=True):
@@ -116,14 +115,14 @@ def dreams(photo: Path) -> str:
         slope = quality.spectrum_slope(result.image[None]).item()
         change = (result.image - image).abs().mean().item()
         figures = (result.objective_start, result.objective)
-        rows.append([basis, *(f"{v:.1f}" for v in figures), f"{slope:.2f}", f"{change:.3f}", f"{result.seconds:.0f}"])
+        rows.append([basis, *(f"{v:.1f}" for v in figures), f"{slope:.2f}", f"{change:.3f}"])
     before = quality.spectrum_slope(image[None]).item()
-    rows.append(["*the photograph*", "", "", f"{before:.2f}", "", ""])
+    rows.append(["*the photograph*", "", "", f"{before:.2f}", ""])
     _beside(pictures).save(DOCS / "images" / "dream-bases.webp", quality=85)
     presets = [files.to_pil(fvfast.dream(image, preset=name).image) for name in ("garden", "patterns", "engraving")]
     presets[0].save(DOCS / "images" / "dream.webp", quality=85)
     _beside([picture, *presets]).save(DOCS / "images" / "dream-presets.webp", quality=85)
-    return table(["basis", "objective before", "after", "slope", "mean change", "s"], rows)
+    return table(["basis", "objective before", "after", "slope", "mean change"], rows)
 
 
 def _beside(pictures: list[PIL.Image.Image], width: int = 600) -> PIL.Image.Image:

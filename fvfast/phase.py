@@ -64,7 +64,12 @@ class Phase(Fourier):
 
     def view(self, views: Tensor) -> Tensor:
         view = super().view(views)
-        return view + self._noise(views, view) if self.grain_sd else view
+        if self.grain_sd:
+            view = view + F.pad(self._noise(views, view), (0, 0, 0, 0, 0, view.shape[1] - 3))  # a fourth plane stays 0
+        return view
+
+    def reset(self) -> None:
+        self.pulled.zero_()
 
     def alpha(self) -> Tensor:
         """Opacity, [B, H, W] in 0..1: how much the objective pulled at each pixel, summed over the steps, smoothed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def render(
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
+    started = time.perf_counter()
     loaded = models.load(model, weights)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -92,7 +94,9 @@ def render(
             job.bring(image, generator)
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
-        return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
+        session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
+        session.stages["model"] = time.perf_counter() - started
+        return session.render()
     except Exception as error:
         if not is_out_of_memory(error):
             raise

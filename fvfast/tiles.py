@@ -36,7 +36,8 @@ class Tiled:
     def __init__(
         self, tap: Fast, objectives: Sequence[Objective], mean: Tensor, std: Tensor, dtype: torch.dtype, tile: int
     ) -> None:
-        self.tap, self.objectives, self.dtype, self.tile = tap, list(objectives), dtype, tile
+        self.tap, self.dtype, self.tile = tap, dtype, tile
+        self.objectives = [objective.on(mean.device) for objective in objectives]
         self.mean, self.std = mean[:, None, None], std[:, None, None]
         self.weights = [1.0] * len(self.objectives)
         self.names = sorted({name for objective in self.objectives for name in objective.layers})

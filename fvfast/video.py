@@ -60,7 +60,8 @@ def _write_mp4(pictures: Iterator[PIL.Image.Image], path: Path, rate: int) -> in
             stream.pix_fmt = "yuv420p"  # what every player shows
             for picture in pictures:
                 even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
-                stream.width, stream.height = even.size
+                if not count:
+                    stream.width, stream.height = even.size
                 container.mux(stream.encode(av.VideoFrame.from_image(even)))
                 count += 1
             container.mux(stream.encode())

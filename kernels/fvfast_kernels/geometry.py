@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Half a cycle a pixel, and a hair, so that rounding does not decide over the frequencies that lie on it.
+NYQUIST = 0.5 + 2.0**-20
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -53,9 +56,7 @@ class Epilogue:
     gain: float
 
 
-def frequencies(
-    height: int, width: int, *, device: torch.device | str | None = None
-) -> tuple[Tensor, Tensor]:
+def frequencies(height: int, width: int, *, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
     """Signed frequencies of a half-spectrum, in cycles a canvas: ky (H,) as in torch.fft, kx (W//2 + 1,).
 
     An even height puts its Nyquist row at ky = -H/2.
@@ -90,9 +91,7 @@ def cis(angle: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(angle), torch.sin(angle)
 
 
-def view_centre(
-    views: Tensor, height: int, width: int
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def view_centre(views: Tensor, height: int, width: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Canvas positions of the views' centres, as (integer, fraction).
 
     y0 = (H-1)/2 + ty and x0 = (W-1)/2 + tx + sigma ty.
@@ -121,21 +120,15 @@ def nyquist_mask(ky: Tensor, kx: Tensor, views: Tensor, geometry: Geometry) -> T
     zy, zx, sigma = (views[:, n, None, None] for n in (2, 3, 4))
     y = zy * (ky[:, None].to(zy) / geometry.height + sigma * (kx.to(zy) / geometry.width))
     x = zx * (kx.to(zy) / geometry.width)
-    return (y.abs() <= 0.5) & (x.abs() <= 0.5)
-
-
-def sample_points(views: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Canvas positions of the view's pixels: y [B, Rh, 1] and x [B, Rh, Rw]."""
-    ty, tx, zy, zx, sigma = (views[:, n, None, None] for n in range(5))
-    i = torch.arange(geometry.out_height, device=views.device).to(views) - (geometry.out_height - 1) / 2
-    j = torch.arange(geometry.out_width, device=views.device).to(views) - (geometry.out_width - 1) / 2
-    y_offset = zy * i[:, None] + ty
-    x_offset = zx * j + sigma * y_offset + tx
-    return (geometry.height - 1) / 2 + y_offset, (geometry.width - 1) / 2 + x_offset
+    return (y.abs() <= NYQUIST) & (x.abs() <= NYQUIST)
 
 
 def inside_mask(views: Tensor, geometry: Geometry) -> Tensor:
     """1 where a view's pixel lies on the canvas, half a pixel's rim included, else 0: [B, 1, Rh, Rw]."""
-    y, x = sample_points(views, geometry)
-    inside = (y >= -0.5) & (y <= geometry.height - 0.5) & (x >= -0.5) & (x <= geometry.width - 0.5)
+    ty, tx, zy, zx, sigma = (views[:, n, None, None] for n in range(5))
+    i = torch.arange(geometry.out_height, device=views.device).to(views) - (geometry.out_height - 1) / 2
+    j = torch.arange(geometry.out_width, device=views.device).to(views) - (geometry.out_width - 1) / 2
+    y = zy * i[:, None] + ty  # [B, Rh, 1], from the canvas's centre
+    x = zx * j + sigma * y + tx  # [B, Rh, Rw]
+    inside = (y.abs() <= geometry.height / 2) & (x.abs() <= geometry.width / 2)
     return inside[:, None].to(views)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from fvfast_kernels import reference, resample
+from fvfast_kernels.dispatch import resolve
 from fvfast_kernels.geometry import Epilogue, Geometry
 
-BACKENDS = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -25,6 +22,7 @@ def synthesize(
     colour: Tensor,
     mean: Tensor,
     std: Tensor,
+    magnitude: Tensor | None = None,
     gain: float = 0.25,
     precision: str = "exact",
     dtype: torch.dtype = torch.float32,
@@ -62,6 +60,8 @@ def synthesize(
         out_size: (Rh, Rw).
         colour: (3, 3), from decorrelated to RGB channels: out = colour @ in.
         mean, std: (3,), the network's normalisation on the range 0..1.
+        magnitude: (3, H, M) or one an image, (B, 3, H, M). If given, `spectrum` is the phase, (B, 3, H, M) in
+            radians, of S = magnitude e^{i phase}, and the gradient is the phase's (MaCo).
         gain: factor before the sigmoid.
         precision: "exact" (relative error about 1e-6) or "fast" (half-precision products, about 4e-4). The
             reference computes in the spectrum's dtype in either.
@@ -85,17 +85,25 @@ def synthesize(
         ValueError: a shape, dtype, device or option is not one of the above.
         RuntimeError: the backend "triton" was asked for where it cannot run.
     """
-    _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, std)
+    _check_synthesis(spectrum, magnitude, envelope, views, width, out_size, colour, mean, std)
     _check_one_of("precision", precision, ("exact", "fast"))
     _check_one_of("layout", layout, ("nchw", "nhwc", "nhwc4"))
     _check_one_of("border", border, ("wrap", "mask"))
     _check_one_of("dtype", dtype, DTYPES)
     if band is not None and band < 0:
         raise ValueError(f"band must be at least 0, not {band}")
-    geometry = Geometry(spectrum.shape[3], width, *out_size, band, antialias, border)
+    geometry = Geometry(spectrum.shape[-2], width, *out_size, band, antialias, border)
     epilogue = Epilogue(colour, mean, std, float(gain))
-    resolve(backend, spectrum.device)
-    return reference.Synthesis.apply(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+    if resolve(backend, spectrum.device) == "reference":
+        if magnitude is not None:
+            spectrum = reference.polar(magnitude, spectrum)
+        return reference.Synthesis.apply(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+    _check_one_of("dtype of the spectrum", spectrum.dtype, (torch.float32,))
+    _check_one_of("dtype", dtype, DTYPES[:3])
+    from fvfast_kernels import library
+
+    constants = (width, *out_size, epilogue.gain, precision, dtype, layout, band, antialias, border)
+    return library.synthesize(spectrum, magnitude, envelope, views, colour, mean, std, *constants)[0]
 
 
 def warp(
@@ -139,8 +147,13 @@ def warp(
         raise ValueError(f"out_size must be two positive numbers, not {tuple(out_size)}")
     if isinstance(border, str):
         _check_one_of("border", border, ("wrap", "zeros"))
-    resolve(backend, image.device)
-    return resample.warp(image, matrix.to(image.dtype), out_size, border)
+    if resolve(backend, image.device) == "reference":
+        return resample.warp(image, matrix.to(image.dtype), out_size, border)
+    _check_one_of("dtype of the image", image.dtype, DTYPES[:3])
+    from fvfast_kernels import library
+
+    fill = 0.0 if isinstance(border, str) else float(border)
+    return library.warp(image, matrix.to(torch.float32), *out_size, border == "wrap", fill)
 
 
 def adam_(
@@ -174,64 +187,35 @@ def adam_(
             raise ValueError(f"{name} must be like param, {_describe(param)}, not {_describe(other)}")
     if isinstance(lr, Tensor) and lr.dim() > 0 and lr.shape != param.shape[:1]:
         raise ValueError(f"lr must be a number or have shape {tuple(param.shape[:1])}, not {tuple(lr.shape)}")
-    resolve(backend, param.device)
     with torch.no_grad():
-        resample.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps)
+        if resolve(backend, param.device) == "reference":
+            resample.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps)
+            return
+        _check_one_of("dtype of param", param.dtype, (torch.float32,))
+        if not (param.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
+            raise ValueError("param, exp_avg and exp_avg_sq must be contiguous")
+        from fvfast_kernels import library
 
-
-# --- Dispatch.
-
-
-def available(device: torch.device | str) -> bool:
-    """Whether the Triton kernels can run on a device."""
-    return not _obstacle(torch.device(device))
-
-
-def describe(device: torch.device | str, backend: str = "auto") -> dict[str, str]:
-    """Which backend would serve a device, and why: {"backend": its name, "reason": a sentence}."""
-    chosen, reason = _choose(backend, torch.device(device))
-    return {"backend": chosen, "reason": reason}
-
-
-def resolve(backend: str, device: torch.device) -> str:
-    """The backend that serves a device: "reference" or "triton"."""
-    return _choose(backend, device)[0]
-
-
-def _choose(backend: str, device: torch.device) -> tuple[str, str]:
-    _check_one_of("backend", backend, BACKENDS)
-    asked_by = "the argument backend"
-    if backend == "auto":
-        backend, asked_by = os.environ.get("FVFAST_KERNELS", "") or "auto", "FVFAST_KERNELS"
-        _check_one_of("the environment variable FVFAST_KERNELS", backend, BACKENDS)
-    obstacle = _obstacle(device)
-    if backend == "triton" and obstacle:
-        raise RuntimeError(f"{asked_by} asks for triton, but {obstacle}")
-    if backend == "auto":
-        return ("reference", obstacle) if obstacle else ("triton", f"{device.type} with triton")
-    return backend, f"{asked_by} asks for {backend}"
-
-
-def _obstacle(device: torch.device) -> str:
-    """Why the kernels cannot run on a device; empty if they can. Does not import triton."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if device.type != "cuda":
-        return f"the tensors are on {device.type}, and the kernels need cuda"
-    return "the kernels are not built yet"
+        step = step if isinstance(step, Tensor) else torch.full((), step, device=param.device)
+        lr = lr if isinstance(lr, Tensor) else torch.full((), lr, device=param.device)
+        library.adam_(param, grad, exp_avg, exp_avg_sq, step, lr, *betas, eps)
 
 
 # --- Checks.
 
 
-def _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, std) -> None:
-    if spectrum.dim() != 5 or spectrum.shape[1:3] != (3, 2):
+def _check_synthesis(spectrum, magnitude, envelope, views, width, out_size, colour, mean, std) -> None:
+    if magnitude is None and (spectrum.dim() != 5 or spectrum.shape[1:3] != (3, 2)):
         raise ValueError(f"spectrum must have shape (B, 3, 2, H, M), not {tuple(spectrum.shape)}")
+    if magnitude is not None and (spectrum.dim() != 4 or spectrum.shape[1] != 3):
+        raise ValueError(f"a phase must have shape (B, 3, H, M), not {tuple(spectrum.shape)}")
     if spectrum.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"spectrum must be float32, not {spectrum.dtype}")
-    batch, _, _, height, columns = spectrum.shape
+    batch, height, columns = spectrum.shape[0], *spectrum.shape[-2:]
     if width // 2 + 1 != columns:
         raise ValueError(f"a width of {width} needs {width // 2 + 1} columns in the spectrum, not {columns}")
+    if magnitude is not None and magnitude.shape not in (spectrum.shape, spectrum.shape[1:]):
+        raise ValueError(f"magnitude must have shape {tuple(spectrum.shape[1:])}, not {tuple(magnitude.shape)}")
     if envelope.shape not in ((height, columns), (batch, height, columns)):
         raise ValueError(f"envelope must have shape {(height, columns)}, not {tuple(envelope.shape)}")
     if min(out_size) < 1:
@@ -241,7 +225,9 @@ def _check_synthesis(spectrum, envelope, views, width, out_size, colour, mean, s
     for name, shape in shapes.items():
         if given[name].shape != shape:
             raise ValueError(f"{name} must have shape {shape}, not {tuple(given[name].shape)}")
-    for name, tensor in (("envelope", envelope), *given.items()):
+    for name, tensor in (("magnitude", magnitude), ("envelope", envelope), *given.items()):
+        if tensor is None:
+            continue
         if tensor.dtype != spectrum.dtype or tensor.device != spectrum.device:
             raise ValueError(f"{name} must be {spectrum.dtype} on {spectrum.device}, not {_describe(tensor)}")
 

@@ -42,9 +42,7 @@ class Bases:
     """All that a batch of views contributes to the synthesis; a leading 1 means that the batch shares it."""
 
     positive: tuple[Tensor, Tensor]  # [B, rows, 1, K] x2: complex factor of S[ky], ky = 0 .. rows-1
-    negative: tuple[
-        Tensor, Tensor
-    ]  # [B, rows, 1, K] x2: complex factor of S[-ky]; zero where -ky is no row of its own
+    negative: tuple[Tensor, Tensor]  # [B, rows, 1, K] x2: complex factor of S[-ky]; zero where -ky is no row of its own
     column_cos: Tensor  # [B, ceil(Rh/2), rows]
     column_sin: Tensor  # [B, ceil(Rh/2), rows]
     ramp: tuple[Tensor, Tensor] | None  # [B, Rh, 1, K] x2: the shear; None if nothing is sheared
@@ -92,9 +90,7 @@ def sampling_basis(zoom: Tensor, size: int, frequency: Tensor, period: int) -> t
     return cis(turns(frequency, (whole[..., None], fraction[..., None]), period))
 
 
-def spectrum_factors(
-    envelope: Tensor, views: Tensor, geometry: Geometry
-) -> tuple[tuple[Tensor, Tensor], ...]:
+def spectrum_factors(envelope: Tensor, views: Tensor, geometry: Geometry) -> tuple[tuple[Tensor, Tensor], ...]:
     """Envelope, weight, normalisation, mask and phase ramp as complex factors of S[ky] and of S[-ky]."""
     h, w, rows, columns = geometry.height, geometry.width, geometry.rows, geometry.columns
     k = torch.arange(rows, device=views.device)
@@ -105,9 +101,7 @@ def spectrum_factors(
     cos_x, sin_x = cis(turns(kx, (whole_x[:, None], fraction_x[:, None]), w))  # [B, K]
     factors = []
     for sign, own_row in ((1, 2 * k != h), (-1, k != 0)):
-        scale = (
-            envelope[..., (sign * k) % h, :columns] * weight * own_row[:, None]
-        )  # [rows, K] or [B, rows, K]
+        scale = envelope[..., (sign * k) % h, :columns] * weight * own_row[:, None]  # [rows, K] or [B, rows, K]
         if geometry.antialias:
             scale = scale * nyquist_mask(sign * k, kx, views, geometry)
         cos = cos_y[:, :, None] * cos_x[:, None] - sign * sin_y[:, :, None] * sin_x[:, None]
@@ -146,6 +140,16 @@ def bases(envelope: Tensor, views: Tensor, geometry: Geometry) -> Bases:
         -sin_x.transpose(1, 2),
         inside_mask(views, geometry) if geometry.border == "mask" else None,
     )
+
+
+def polar(magnitude: Tensor, phase: Tensor) -> Tensor:
+    """The planes [B, 3, 2, H, M] of magnitude e^{i phase}."""
+    return torch.stack((magnitude * torch.cos(phase), magnitude * torch.sin(phase)), 2)
+
+
+def polar_adjoint(grad: Tensor, spectrum: Tensor) -> Tensor:
+    """The gradient of the phase [B, 3, H, M]: d/dphi of m e^{i phi} is i m e^{i phi}."""
+    return spectrum[:, :, 0] * grad[:, :, 1] - spectrum[:, :, 1] * grad[:, :, 0]
 
 
 # --- The field f and its adjoint, by matrix products. Dimension 3 holds the planes (real, imaginary).
@@ -209,9 +213,7 @@ def field_adjoint(grad: Tensor, bases: Bases, geometry: Geometry) -> Tensor:
         y = multiply_conj(bases.ramp, y)
     even, odd = fold(y, 1)
     total = product(bases.column_cos.transpose(1, 2), even)  # [B, rows, 3, 2, K]
-    difference = times_i(
-        product(bases.column_sin.transpose(1, 2), odd)
-    )  # conj(i) = -i, hence the signs below
+    difference = times_i(product(bases.column_sin.transpose(1, 2), odd))  # conj(i) = -i, hence the signs below
     positive = multiply_conj(bases.positive, total - difference).permute(0, 2, 3, 1, 4)
     negative = multiply_conj(bases.negative, total + difference).permute(0, 2, 3, 1, 4)
     shape = (batch, 3, 2, geometry.height, geometry.width // 2 + 1)
@@ -239,27 +241,19 @@ def integer_shifts(views: Tensor, geometry: Geometry) -> list[tuple[int, int]] |
 def roll(planes: Tensor, shifts: list[tuple[int, int]], sign: int) -> Tensor:
     """Each image of a batch rolled by sign * its own shift."""
     if all(shift == shifts[0] for shift in shifts):
-        return (
-            planes
-            if shifts[0] == (0, 0)
-            else planes.roll((sign * shifts[0][0], sign * shifts[0][1]), (-2, -1))
-        )
+        return planes if shifts[0] == (0, 0) else planes.roll((sign * shifts[0][0], sign * shifts[0][1]), (-2, -1))
     rolled = (p.roll((sign * ty, sign * tx), (-2, -1)) for p, (ty, tx) in zip(planes, shifts, strict=True))
     return torch.stack(tuple(rolled))
 
 
-def field_fft(
-    spectrum: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry
-) -> Tensor:
+def field_fft(spectrum: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry) -> Tensor:
     scaled = spectrum * per_image(envelope)
     size = (geometry.height, geometry.width)
     canvas = torch.fft.irfft2(torch.complex(scaled[:, :, 0], scaled[:, :, 1]), s=size, norm="ortho")
     return roll(canvas, shifts, -1).transpose(1, 2)
 
 
-def field_fft_adjoint(
-    grad: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry
-) -> Tensor:
+def field_fft_adjoint(grad: Tensor, envelope: Tensor, shifts: list[tuple[int, int]], geometry: Geometry) -> Tensor:
     transform = torch.fft.rfft2(roll(grad.transpose(1, 2), shifts, 1), norm="ortho")  # [B, 3, H, M]
     kx = torch.arange(geometry.columns, device=grad.device)
     weight = torch.where((kx == 0) | (2 * kx == geometry.width), 1.0, 2.0).to(grad)
@@ -299,29 +293,60 @@ def epilogue_adjoint(grad: Tensor, sigmoid: Tensor, epilogue: Epilogue, inside: 
     return torch.matmul(epilogue.gain * (epilogue.colour / epilogue.std[:, None]).t(), through)
 
 
+# --- The whole.
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the adjoint needs of the forward pass."""
+
+    sigmoid: Tensor  # [B, 3, Rh, Rw]
+    envelope: Tensor
+    shifts: list[tuple[int, int]] | None  # if by torch.fft
+    bases: Bases | None  # if by products
+
+
+def synthesize(
+    spectrum: Tensor,
+    envelope: Tensor,
+    views: Tensor,
+    geometry: Geometry,
+    epilogue: Epilogue,
+    layout: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Saved]:
+    shifts = integer_shifts(views, geometry)
+    if shifts is not None:
+        factors, inside = None, None
+        f = field_fft(spectrum, envelope, shifts, geometry)
+    else:
+        factors = bases(envelope, views, geometry)
+        f, inside = field(spectrum, factors, geometry), factors.inside
+    view, sigmoid = apply_epilogue(f, epilogue, inside, layout, dtype)
+    return view, Saved(sigmoid, envelope, shifts, factors)
+
+
+def synthesize_adjoint(grad: Tensor, saved: Saved, geometry: Geometry, epilogue: Epilogue) -> Tensor:
+    """The gradient of the spectrum from that of the view."""
+    inside = None if saved.bases is None else saved.bases.inside
+    grad = epilogue_adjoint(grad, saved.sigmoid, epilogue, inside)
+    if saved.bases is not None:
+        return field_adjoint(grad, saved.bases, geometry)
+    assert saved.shifts is not None
+    return field_fft_adjoint(grad, saved.envelope, saved.shifts, geometry)
+
+
 class Synthesis(torch.autograd.Function):
-    """The whole synthesis, differentiable in the spectrum only."""
+    """The synthesis, differentiable in the spectrum only."""
 
     @staticmethod
     def forward(ctx, spectrum, envelope, views, geometry, epilogue, layout, dtype):
-        shifts = integer_shifts(views, geometry)
-        if shifts is None:
-            ctx.bases = bases(envelope, views, geometry)
-            f, inside = field(spectrum, ctx.bases, geometry), ctx.bases.inside
-        else:
-            f, inside = field_fft(spectrum, envelope, shifts, geometry), None
-        view, sigmoid = apply_epilogue(f, epilogue, inside, layout, dtype)
-        ctx.save_for_backward(sigmoid, envelope)
-        ctx.shifts, ctx.geometry, ctx.epilogue, ctx.inside = shifts, geometry, epilogue, inside
+        view, ctx.saved = synthesize(spectrum, envelope, views, geometry, epilogue, layout, dtype)
+        ctx.geometry, ctx.epilogue = geometry, epilogue
         return view
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        sigmoid, envelope = ctx.saved_tensors
-        grad = epilogue_adjoint(grads[0], sigmoid, ctx.epilogue, ctx.inside)
-        if ctx.shifts is None:
-            result = field_adjoint(grad, ctx.bases, ctx.geometry)
-        else:
-            result = field_fft_adjoint(grad, envelope, ctx.shifts, ctx.geometry)
-        return result, None, None, None, None, None, None
+        gradient = synthesize_adjoint(grads[0], ctx.saved, ctx.geometry, ctx.epilogue)
+        return gradient, None, None, None, None, None, None

@@ -1,4 +1,4 @@
-"""Affine resampling and the Adam update in plain PyTorch: what `warp.py` and `adam.py` compute."""
+"""Affine resampling and the Adam update in plain PyTorch: what `warping.py` and `adam.py` compute."""
 
 from __future__ import annotations
 

@@ -243,6 +243,19 @@ def test_a_folder_that_nobody_can_write_to(cli):
     assert "cannot write to the folder /proc/images (" in err
 
 
+def test_no_weights_to_be_had_says_where_to_put_a_file(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses at once
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # urllib keeps the proxies it first saw
+    code, out, err = cli("render", "resnet18", "layer1:1", *QUICK, "--json")
+    assert (code, out) == (2, "")
+    file = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    assert f"put the file at {file}, or pass --weights FILE, or --weights none for random ones" in err
+    assert not file.exists()
+    assert not Path("renders").exists()
+
+
 def test_an_unknown_command(cli):
     code, out, err = cli("rendr")
     assert (code, out) == (2, "")
@@ -376,15 +389,15 @@ def test_version_and_help(cli):
 
 
 def test_the_screen_counts_and_hears_the_first_interrupt(capsys):
-    from fvfast.cli import _Screen
     from fvfast.result import Progress
+    from fvfast.screen import Screen
 
     before = signal.getsignal(signal.SIGINT)
-    with _Screen(quiet=True) as screen:
+    with Screen(quiet=True) as screen:
         screen.progress(Progress(0, 10, 0, 2, float("nan")))
         screen.progress(Progress(5, 10, 1, 2, 3.14159))
         task = screen.bar.tasks[0]
-        assert (task.completed, task.total, task.fields["images"], task.fields["value"]) == (5, 10, "1/2", "3.142")
+        assert (task.completed, task.total, task.fields["count"], task.fields["value"]) == (5, 10, "1/2", "3.142")
         assert not screen.stopped()
         signal.raise_signal(signal.SIGINT)
         assert screen.stopped()
@@ -503,7 +516,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits 
 def test_memory_that_runs_out_halves_the_batch_and_says_so():
     # An image takes 48 MiB and again as much for each of a few intermediate results: eight do not fit into 900 MiB.
     arguments = ("render", "sketch_nets:Hungry", "wide:0-7", "--size", 64, "--steps", 1, "--batch", 8, "--json")
-    process = start(900, *arguments, "--threads", 8, code=LIMITED)
+    process = start(900, *arguments, "--threads", 1, code=LIMITED)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     said = [line for line in err.splitlines() if line.startswith("fvfast: memory ran out: going on with ")]
@@ -515,7 +528,7 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so():
 
 @linux
 def test_memory_that_does_not_do_for_one_image_is_a_sentence():
-    arguments = ("render", "sketch_nets:Hungry", "wide:0-1", "--size", 64, "--steps", 1, "--threads", 8)
+    arguments = ("render", "sketch_nets:Hungry", "wide:0-1", "--size", 64, "--steps", 1, "--threads", 1)
     process = start(60, *arguments, code=LIMITED)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, err

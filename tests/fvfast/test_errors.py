@@ -41,6 +41,6 @@ def test_torch_out_of_memory_is_told_from_other_errors():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(RuntimeError) as caught:
-        torch.ones(2) @ torch.ones(3)
+        torch.dot(torch.ones(2), torch.ones(3))
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("can't allocate memory"))

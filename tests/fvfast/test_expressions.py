@@ -99,7 +99,7 @@ def test_only_diversity_couples_images():
 @pytest.mark.parametrize("other", ["three", None, [1], torch.ones(1)])
 def test_what_is_no_number_is_refused(other):
     with pytest.raises(TypeError, match="an objective combines with objectives and numbers"):
-        A * other
+        _ = A * other
 
 
 def test_a_number_combines_with_values_on_another_device():

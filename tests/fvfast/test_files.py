@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -103,7 +104,7 @@ class Unwritable(PIL.Image.Image):
     def __init__(self, error):
         self.error = error
 
-    def save(self, fp, format=None, **params):
+    def save(self, fp: Any, format=None, **params):
         fp.write(b"half a file")
         raise self.error
 

@@ -102,7 +102,8 @@ def test_tracing_leaves_no_hook_and_no_gradient(tiny):
 )
 def test_the_first_tensor_of_an_output(output, value):
     found = first_tensor(output)
-    assert found is value is None or torch.equal(found, value)
+    assert (found is None) == (value is None)
+    assert found is None or torch.equal(found, value)
 
 
 # input_size ------------------------------------------------------------------------------------------------

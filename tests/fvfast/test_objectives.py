@@ -200,9 +200,14 @@ def test_what_a_layer_does_not_have_is_refused(objective, sentence):
 
 
 def test_what_a_layer_has_passes():
-    sum([o.channel("maps", 3), o.neuron("maps", 0, 2, 4), o.direction("maps", torch.ones(4)), o.layer("bare")]).check(
-        LAYERS, "net"
-    )
+    for objective in (
+        o.channel("maps", 3),
+        o.neuron("maps", 0, 2, 4),
+        o.direction("maps", torch.ones(4)),
+        o.layer("bare"),
+    ):
+        objective.check(LAYERS, "net")
+        (2 * objective - o.l2()).check(LAYERS, "net")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_magnitudes_that_are_none_are_a_sentence(tiny, tmp_path):
     with pytest.raises(FvfastError, match="no folder"):
         magnitudes.measure(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FvfastError, match="no picture in .* could be read"):
+    with pytest.raises(FvfastError, match=r"no picture in .* could be read"):
         magnitudes.measure(tmp_path / "empty")
 
 

@@ -80,7 +80,7 @@ def test_the_original_stays_as_it_was(nets):
     after = net.state_dict()
     assert before.keys() == after.keys()
     assert all(before[key].equal(after[key]) for key in before)
-    assert net.act.inplace
+    assert net.get_submodule("act").inplace is True
     assert not any(child._forward_hooks for child in net.modules())
 
 
@@ -89,7 +89,7 @@ def test_the_copy_is_frozen_out_of_place_and_channels_last(tiny):
     fast = prepare(net, layers.trace(net, 32), ["deep_act"], 32, torch.bfloat16).folded.module
     assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in fast.parameters())
     assert not any(getattr(child, "inplace", False) for child in fast.modules())
-    assert fast.get_submodule("deep").weight.is_contiguous(memory_format=torch.channels_last)
+    assert fast.get_parameter("deep.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("wanted", [["mix"], ["norm"], ["conv"], ["early"], ["early", "mix", "conv"]])

@@ -1,9 +1,15 @@
-"""The oracle of the synthesis, from its formula alone: a dense float64 DFT, without folding or FFT."""
+"""The oracle of the synthesis, from its formula alone: a dense float64 DFT, without folding or FFT.
+
+Where there is no GPU, the kernels run in triton's interpreter (see tests/conftest.py). It rounds the operands
+of float16 products to float16 and sums in float32, as the hardware does.
+"""
 
 import math
 
 import pytest
 import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # View parameters (ty, tx, zy, zx, sigma) that no shortcut covers: sub-pixel and far shifts, both zooms,
 # shears.
@@ -33,6 +39,12 @@ def dense_view(spectrum, envelope, views, *, width, out_size, colour, mean, std,
         fields.append(torch.einsum("cim,ijm->cij", terms, along_x).real / math.sqrt(height * width))
     mixed = torch.einsum("cd,bdij->bcij", colour.double(), torch.stack(fields))
     return (torch.sigmoid(gain * mixed) - mean.double()[:, None, None]) / std.double()[:, None, None]
+
+
+@pytest.fixture
+def device():
+    """Where the kernels run: on the GPU, or in the interpreter."""
+    return DEVICE
 
 
 @pytest.fixture
@@ -68,10 +80,21 @@ def make_inputs():
 
 
 def relative_error(value, truth):
-    value, truth = value.double(), truth.double()
+    value, truth = value.double().cpu(), truth.double().cpu()
     return ((value - truth).norm() / truth.norm()).item()
 
 
 @pytest.fixture
 def error():
     return relative_error
+
+
+def signed_bias(value, truth):
+    """How much too large a result is along the truth: what truncation does and rounding does not."""
+    value, truth = value.double().cpu(), truth.double().cpu()
+    return ((value * truth).sum() / truth.square().sum() - 1).item()
+
+
+@pytest.fixture
+def bias():
+    return signed_bias

@@ -27,9 +27,7 @@ def test_equals_the_dense_transform(make_inputs, oracle, error, size, out_size, 
     inputs, options = make_inputs(*size, dtype=dtype)
     options["out_size"] = out_size
     cotangent = torch.randn(3, 3, *out_size, dtype=torch.float64)
-    view, grad = gradient(
-        lambda *a: synthesize(*a, **options, dtype=dtype, antialias=False), inputs, cotangent
-    )
+    view, grad = gradient(lambda *a: synthesize(*a, **options, dtype=dtype, antialias=False), inputs, cotangent)
     expected, expected_grad = gradient(lambda *a: oracle(*a, **options), inputs, cotangent)
     assert error(view, expected) < tolerance
     assert error(grad, expected_grad) < tolerance
@@ -77,9 +75,7 @@ def test_antialias_leaves_out_what_the_view_cannot_hold(make_inputs, oracle, err
     options["out_size"] = (13, 11)
     ky, kx = frequencies(20, 22)
     keep = torch.ones(3, 20, 12)
-    keep[0] = (
-        (ky.abs() <= 6)[:, None] & (kx <= 5)
-    ).double()  # 20 / (2 * 1.5) = 6.7 and 22 / (2 * 2) = 5.5 cycles
+    keep[0] = ((ky.abs() <= 6)[:, None] & (kx <= 5)).double()  # 20 / (2 * 1.5) = 6.7 and 22 / (2 * 2) = 5.5 cycles
     keep[1] = ((ky[:, None] * 22 + 0.4 * kx * 20).abs() <= 220).double()  # |ky/20 + 0.4 kx/22| <= 1/2
     assert 0 < keep[1].mean() < 1
     expected = oracle(*inputs.values(), **options, keep=keep)
@@ -145,6 +141,22 @@ def test_expanded_and_permuted_cotangents(make_inputs):
         torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_magnitude_and_phase_are_a_spectrum(make_inputs):
+    inputs, options = make_inputs(9, 10, dtype=torch.float64)
+    options |= {"out_size": (7, 6), "dtype": torch.float64}
+    real, imag = inputs["spectrum"].unbind(2)
+    magnitude, phase = torch.hypot(real, imag), torch.atan2(imag, real).requires_grad_()
+    by_phase = synthesize(phase, inputs["envelope"], inputs["views"], magnitude=magnitude, **options)
+    torch.testing.assert_close(by_phase, synthesize(*inputs.values(), **options), rtol=1e-12, atol=1e-12)
+    small = {
+        "envelope": inputs["envelope"],
+        "views": inputs["views"][:1],
+        "magnitude": magnitude[0],
+        **options,
+    }
+    assert torch.autograd.gradcheck(lambda phase: synthesize(phase, **small), (phase[:1],), fast_mode=True)
+
+
 def test_frequencies_are_those_of_torch_fft():
     for height, width in ((8, 9), (7, 6)):
         ky, kx = frequencies(height, width)
@@ -175,6 +187,7 @@ def test_wrong_arguments_are_named(make_inputs, change, message):
 
 def test_dispatch_obeys_argument_and_environment(monkeypatch):
     monkeypatch.delenv("FVFAST_KERNELS", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert describe("cpu")["backend"] == "reference"
     with pytest.raises(RuntimeError, match=r"the argument backend asks for triton, but .*cpu"):
         describe("cpu", "triton")

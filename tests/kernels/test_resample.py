@@ -26,14 +26,10 @@ def sample_by_hand(image, matrix, out_size, border):
 
     for n, i, j in ((n, i, j) for n in range(batch) for i in range(out_size[0]) for j in range(out_size[1])):
         point = torch.tensor((i - (out_size[0] - 1) / 2, j - (out_size[1] - 1) / 2, 1.0)).to(image)
-        y, x = (
-            matrix[n].to(image) @ point + torch.tensor(((height - 1) / 2, (width - 1) / 2)).to(image)
-        ).tolist()
+        y, x = (matrix[n].to(image) @ point + torch.tensor(((height - 1) / 2, (width - 1) / 2)).to(image)).tolist()
         y0, x0 = math.floor(y), math.floor(x)
         out[n, :, i, j] = sum(
-            (1 - abs(y - yy)) * (1 - abs(x - xx)) * tap(n, yy, xx)
-            for yy in (y0, y0 + 1)
-            for xx in (x0, x0 + 1)
+            (1 - abs(y - yy)) * (1 - abs(x - xx)) * tap(n, yy, xx) for yy in (y0, y0 + 1) for xx in (x0, x0 + 1)
         )
     return out
 
@@ -71,12 +67,8 @@ def test_warp_has_the_convention_of_the_views():
     ty, tx, zy, zx, sigma = 3.25, -7.5, 0.8, 1.1, 0.2
     options = {"width": width, "colour": torch.eye(3), "mean": torch.zeros(3), "std": torch.ones(3)}
     envelope = torch.ones(height, width // 2 + 1)
-    canvas = synthesize(
-        spectrum, envelope, torch.tensor([[0.0, 0, 1, 1, 0]]), **options, out_size=(height, width)
-    )
-    view = synthesize(
-        spectrum, envelope, torch.tensor([[ty, tx, zy, zx, sigma]]), **options, out_size=(20, 30)
-    )
+    canvas = synthesize(spectrum, envelope, torch.tensor([[0.0, 0, 1, 1, 0]]), **options, out_size=(height, width))
+    view = synthesize(spectrum, envelope, torch.tensor([[ty, tx, zy, zx, sigma]]), **options, out_size=(20, 30))
     warped = warp(canvas, torch.tensor([[[zy, 0, ty], [sigma * zy, zx, tx + sigma * ty]]]), (20, 30))
     assert canvas.std() > 0.05
     torch.testing.assert_close(warped, view, rtol=0, atol=2e-3)

@@ -1,0 +1,304 @@
+"""Launch parameters and launchers: what the kernels are called with. A table by shape, no tuning.
+
+Nothing here synchronises, allocates on the device or reads a tensor's values, so that everything can be
+captured in a CUDA graph after one warm-up call at the same shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fvfast_kernels import adam, adjoint, synthesis, warping
+from fvfast_kernels.geometry import Epilogue, Geometry
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call: run it, or look at what it would be compiled with."""
+
+    kernel: Any  # a function under triton.jit
+    grid: tuple[int, ...]
+    arguments: tuple  # in the kernel's order
+    constants: dict[str, int | bool]  # its constexpr arguments, num_warps and num_stages
+
+    def run(self) -> None:
+        self.kernel[self.grid](*self.arguments, **self.constants)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Block sizes of one kernel (its own constants' names), warps and pipeline stages."""
+
+    blocks: dict[str, int]
+    num_warps: int = 8
+    num_stages: int = 2
+
+    def options(self) -> dict[str, int]:
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
+    """The table. Larger tiles reuse a basis more often; these are the largest that spill nowhere."""
+
+    def cut(block: int, size: int) -> int:
+        """A block no larger than needed, and no smaller than the 16 that tensor cores take."""
+        return min(block, max(16, 1 << (size - 1).bit_length()))
+
+    half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
+    r, k = geometry.rows, geometry.columns
+    return {
+        "columns": Tile({"BI": cut(64, half_h), "BR": cut(16 if exact else 32, r), "BK": cut(32, k)}),
+        "rows": Tile({"BI": cut(32, geometry.out_height), "BJ": 64, "BK": cut(32, k)}),
+        "rows_adjoint": Tile({"BI": cut(32, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(64, k)}),
+        "columns_adjoint": Tile({"BI": cut(32, half_h), "BR": cut(64, r), "BK": cut(16, k)}),
+    }
+
+
+def padded_columns(geometry: Geometry) -> int:
+    """Columns of the intermediate Y: a multiple of 8, so that its rows begin at 16-byte boundaries."""
+    return -(-geometry.columns // 8) * 8
+
+
+def run(launches: Iterable[Launch], device: torch.device) -> None:
+    """Run launches in their order on a device, which need not be the current one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        for launch in launches:
+            launch.run()
+
+
+def empty_y(batch: int, geometry: Geometry, device: torch.device | str) -> Tensor:
+    shape = (batch, 3, 2, geometry.out_height, padded_columns(geometry))
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+@dataclass
+class Workspace:
+    """What a synthesis keeps between its kernels: Y, which the adjoint overwrites, and the sigmoid."""
+
+    y: Tensor  # [B, 3, 2, Rh, KP] float32
+    sigmoid: Tensor  # [B, 3, Rh, Rw] float32 (exact) or float16 (fast)
+
+    @classmethod
+    def allocate(cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str) -> Workspace:
+        kind = torch.float32 if precision == "exact" else torch.float16
+        sigmoid = torch.empty((batch, 3, geometry.out_height, geometry.out_width), dtype=kind, device=device)
+        return cls(empty_y(batch, geometry, device), sigmoid)
+
+
+def empty_view(batch: int, geometry: Geometry, layout: str, dtype: torch.dtype, device) -> Tensor:
+    """An uninitialised view in one of the layouts of `synthesize`."""
+    channels = 4 if layout == "nhwc4" else 3
+    shape = (batch, channels, geometry.out_height, geometry.out_width)
+    kind = torch.contiguous_format if layout == "nchw" else torch.channels_last
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=kind)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is synthesised: all that both directions read."""
+
+    spectrum: Tensor  # [B, 3, 2, H, M] float32; with a magnitude, its phase [B, 3, H, M]
+    envelope: Tensor  # [H, M] or [B, H, M]
+    views: Tensor  # [B, 5]; with a step, a table [steps, B, 5]
+    step: Tensor | None = None  # one int32 on the device: which row of the table
+    magnitude: Tensor | None = None  # [3, H, M] or [B, 3, H, M]
+    shear: bool = True  # whether any view may have a shear
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compiled into the kernels, and the constants of the epilogue."""
+
+    geometry: Geometry
+    epilogue: Epilogue
+    exact: bool
+
+    def sizes(self) -> dict[str, int]:
+        g = self.geometry
+        return {"H": g.height, "W": g.width, "RH": g.out_height, "KP": padded_columns(g)}
+
+
+def _columns_constants(source: Source, plan: Plan) -> dict[str, int | bool]:
+    g = plan.geometry
+    counts = {"ROWS": g.rows, "COLUMNS": g.columns, "ANTIALIAS": g.antialias, "SHEAR": source.shear}
+    modes = {"PHASE": source.magnitude is not None, "TABLE": source.step is not None, "EXACT": plan.exact}
+    return plan.sizes() | counts | modes
+
+
+def _rows_constants(source: Source, plan: Plan, view: Tensor) -> dict[str, int | bool]:
+    g = plan.geometry
+    modes = {"TABLE": source.step is not None, "EXACT": plan.exact}
+    return plan.sizes() | modes | {"RW": g.out_width, "MASK": g.border == "mask", "NHWC4": is_nhwc4(view)}
+
+
+def _magnitude(source: Source) -> tuple[Tensor, int]:
+    """The magnitude and its stride from image to image; any tensor where there is none."""
+    magnitude = source.magnitude
+    if magnitude is None:
+        return source.spectrum, 0
+    return magnitude, 0 if magnitude.dim() == 3 else magnitude.stride(0)
+
+
+def _step(source: Source) -> Tensor:
+    return source.views if source.step is None else source.step
+
+
+def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: Plan) -> tuple[Launch, Launch]:
+    """columns, rows: from the spectrum to `view`, filling the workspace."""
+    g, epilogue, batch = plan.geometry, plan.epilogue, view.shape[0]
+    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
+    half_h, half_w = (g.out_height + 1) // 2, (g.out_width + 1) // 2
+    tile = table["columns"]
+    columns = Launch(
+        synthesis.columns,
+        (_tiles(half_h, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch * 3),
+        (
+            *(source.spectrum, magnitude, source.envelope, source.views, _step(source), workspace.y),
+            *(batch, envelope_stride(source.envelope), magnitude_stride),
+        ),
+        _columns_constants(source, plan) | tile.options(),
+    )
+    tile = table["rows"]
+    rows = Launch(
+        synthesis.rows,
+        (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch),
+        (
+            *(workspace.y, source.views, _step(source), epilogue.colour, epilogue.mean, epilogue.std),
+            *(view, workspace.sigmoid, epilogue.gain, batch, *view.stride()),
+        ),
+        _rows_constants(source, plan, view) | {"COLUMNS": g.columns} | tile.options(),
+    )
+    return columns, rows
+
+
+@dataclass(frozen=True)
+class Adam:
+    """State and constants of the update that the adjoint's epilogue makes, number step + 1."""
+
+    exp_avg: Tensor  # like the spectrum
+    exp_avg_sq: Tensor  # like the spectrum
+    lr: Tensor  # [B]
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+def adjoint_launches(
+    source: Source, grad: Tensor, target: Tensor, workspace: Workspace, plan: Plan, adam: Adam | None
+) -> tuple[Launch, Launch]:
+    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or `adam`'s update there."""
+    g, epilogue, batch = plan.geometry, plan.epilogue, grad.shape[0]
+    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
+    tile = table["rows_adjoint"]
+    rows = Launch(
+        adjoint.rows_adjoint,
+        (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch),
+        (
+            *(grad, workspace.sigmoid, source.views, _step(source), epilogue.colour, epilogue.std),
+            *(workspace.y, epilogue.gain, batch, *grad.stride()),
+        ),
+        _rows_constants(source, plan, grad) | tile.options(),
+    )
+    tile = table["columns_adjoint"]
+    state = adam or Adam(target, target, target)
+    columns = Launch(
+        adjoint.columns_adjoint,
+        (_tiles(g.rows, tile.blocks["BR"]) * _tiles(g.columns, tile.blocks["BK"]), batch * 3),
+        (
+            *(workspace.y, source.spectrum, magnitude, source.envelope, source.views, _step(source)),
+            *(target, state.exp_avg, state.exp_avg_sq, state.lr),
+            *(math.log(beta) for beta in state.betas),
+            *(*state.betas, state.eps, batch, envelope_stride(source.envelope), magnitude_stride),
+        ),
+        _columns_constants(source, plan) | {"ADAM": adam is not None} | tile.options(),
+    )
+    return rows, columns
+
+
+def is_nhwc4(view: Tensor) -> bool:
+    """Whether a tensor [B, 4, Rh, Rw] lies pixel by pixel in memory, so that it moves in whole pixels."""
+    _, channels, height, width = view.shape
+    return channels == 4 and view.stride() == (height * width * 4, 1, width * 4, 4)
+
+
+def envelope_stride(envelope: Tensor) -> int:
+    """Entries from one image's envelope to the next; 0 if they share it."""
+    return 0 if envelope.dim() == 2 else envelope.stride(0)
+
+
+def _tiles(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+# --- Warp and Adam.
+
+PIXELS, WARP_CHANNELS, ENTRIES = 256, 4, 1024
+
+
+def warp_launch(image: Tensor, matrix: Tensor, out: Tensor, border: str | float) -> Launch:
+    """out [B, C, Rh, Rw] from image [B, C, H, W]; both contiguous."""
+    batch, channels, height, width = image.shape
+    out_height, out_width = out.shape[2:]
+    fill = 0.0 if isinstance(border, str) else float(border)
+    return Launch(
+        warping.warp,
+        (_tiles(out_height * out_width, PIXELS), batch, _tiles(channels, WARP_CHANNELS)),
+        (image, matrix, out, fill),
+        _warp_constants(channels, height, width, out_height, out_width, border),
+    )
+
+
+def warp_adjoint_launch(grad: Tensor, matrix: Tensor, out: Tensor, border: str | float) -> Launch:
+    """The image's gradient into out [B, C, H, W] from grad [B, C, Rh, Rw]; both contiguous."""
+    batch, channels, height, width = out.shape
+    return Launch(
+        warping.warp_adjoint,
+        (_tiles(height * width, PIXELS), batch, _tiles(channels, WARP_CHANNELS)),
+        (grad, matrix, out),
+        _warp_constants(channels, height, width, grad.shape[2], grad.shape[3], border),
+    )
+
+
+def _warp_constants(channels, height, width, out_height, out_width, border) -> dict[str, int | bool]:
+    constants = {"CHANNELS": channels, "H": height, "W": width, "RH": out_height, "RW": out_width}
+    blocks = {"WRAP": border == "wrap", "BLOCK": PIXELS, "BC": WARP_CHANNELS}
+    return constants | blocks | {"num_warps": 4, "num_stages": 1}
+
+
+def adam_launch(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> Launch:
+    """The update in place; all contiguous, `step` and a single `lr` on the device."""
+    batch = param.shape[0]
+    size = param.numel() // batch
+    return Launch(
+        adam.adam,
+        (_tiles(size, ENTRIES), batch),
+        (
+            param,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+            step,
+            lr,
+            1 if lr.numel() > 1 else 0,
+            *(math.log(beta) for beta in betas),
+            *betas,
+            eps,
+            size,
+        ),
+        {"BLOCK": ENTRIES, "num_warps": 4, "num_stages": 1},
+    )
