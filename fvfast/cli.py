@@ -233,8 +233,8 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
     where = f"in {folder}" + (f"; all on one page: {folder / 'sheet.png'}" if len(paths) > 1 else "")
     console.print(where, soft_wrap=True)
     console.print(
-        f"{len(paths)} images of {result.size} px in {result.seconds:.1f} s, {result.steps / result.seconds:.1f} "
-        f"steps/s, {result.device}, {result.path} path, {result.dtype}",
+        f"{len(paths)} image{'s' if len(paths) > 1 else ''} of {result.size} px in {result.seconds:.1f} s, "
+        f"{result.steps / result.seconds:.1f} steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
     stages = [f"{name} {seconds:.1f} s" for name, seconds in result.stages.items() if seconds >= 0.05]
