@@ -28,6 +28,7 @@ WAYS = {"pixel": {"recipe": "plain"}, "fourier": {}, "phase": {"recipe": "maco"}
 FACE_LIKE = ["logits:wig", "logits:cowboy hat", "logits:lipstick", "logits:sunglasses"]
 OTHERS = ["logits:goldfish", "logits:daisy", "logits:pizza", "logits:soccer ball"]
 PHOTO_SIZE = (768, 512)
+SEEDS = 4
 
 
 def side_by_side() -> str:
@@ -83,24 +84,32 @@ def best_of_random(targets: list[str], count: int = 64) -> list[float]:
 def warning() -> str:
     """What a generator of faces reaches on what faces have, and on what they have not."""
     targets = FACE_LIKE + OTHERS
-    faces = fvfast.render(target=targets, image=FACES)
+    faces = fvfast.render(target=targets, image=FACES, copies=SEEDS)
+    # A latent has few numbers and its objective many maxima: where it starts decides, so the best of some is taken.
+    ends = faces.objective.view(len(targets), SEEDS)
+    best = ends.argmax(1) + SEEDS * torch.arange(len(targets))
     fourier = fvfast.render(target=targets)
     chance = best_of_random(targets)
     rows = [
-        [f"`{target}`", f"{chance[i]:.1f}", f"{faces.objective[i]:.1f}", f"{fourier.objective[i]:.1f}"]
+        [
+            f"`{target}`",
+            f"{chance[i]:.1f}",
+            f"{ends[i].mean():.1f}",
+            f"{ends[i].amax():.1f}",
+            f"{fourier.objective[i]:.1f}",
+        ]
         for i, target in enumerate(targets)
     ]
-    shares = [
-        float(faces.objective[part].mean() / fourier.objective[part].mean()) for part in (slice(0, 4), slice(4, 8))
-    ]
-    captions = [f"objective {value:.1f}" for value in faces.objective.tolist()]
-    sheet = files.sheet([files.to_pil(image) for image in faces.images], targets, captions, columns=8, tile=160)
+    shares = [float(ends.amax(1)[part].mean() / fourier.objective[part].mean()) for part in (slice(0, 4), slice(4, 8))]
+    captions = [f"objective {value:.1f}" for value in faces.objective[best].tolist()]
+    sheet = files.sheet([files.to_pil(image) for image in faces.images[best]], targets, captions, columns=8, tile=160)
     sheet.save(DOCS / "images" / "classics-faces.webp", quality=85)
+    header = ["class", "best of 64 random faces", f"generator, mean of {SEEDS} seeds", "best", "Fourier"]
     summary = (
         f"On what faces wear the generator reaches {shares[0]:.0%} of what Fourier does, on the other classes "
         f"{shares[1]:.0%}: and shows a face all the same."
     )
-    return f"{table(['class', 'best of 64 random faces', 'generator', 'Fourier'], rows)}\n\n{summary}"
+    return f"{table(header, rows)}\n\n{summary}"
 
 
 def dreams(photo: Path) -> str:
