@@ -123,7 +123,7 @@ def _falling(dreamer: Dreamer, image: Tensor, frames: int, screen: Screen) -> It
     scale = min(1.0, VIDEO_SIDE / max(image.shape[-2:]))
     small = resize(image, (round(image.shape[-2] * scale), round(image.shape[-1] * scale)))
     for done, frame in enumerate(dreamer.zoom(small, frames), 1):
-        screen.show(done, frames, f"{done}/{frames} frames after all", done, float("nan"))
+        screen.show(done, frames, f"frame {done}/{frames}, all", done, float("nan"))
         yield frame
         if screen.stopped():
             return

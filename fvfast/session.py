@@ -354,7 +354,9 @@ def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What images must have in common to be optimised in one tensor."""
     views = "basis" if recipe.views.in_basis else recipe.views
     same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip)
-    return (*same, recipe.magnitude, recipe.noise, views)
+    # Spectra may differ in their envelopes; phases share one magnitude.
+    magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
+    return (*same, magnitude, views)
 
 
 def _notes(result: Render) -> list[str]:
