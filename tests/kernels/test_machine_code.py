@@ -41,10 +41,11 @@ def check(row):
     assert row["tensor_core"] > 0, row
     if row["size"] < 96:
         return  # tiles that leave a thread less than 16 bytes
-    # The intermediate Y has rows of 16-byte multiples; it is written and read in such.
+    # The intermediate Y has rows of 16-byte multiples; it is written in such, and read so but for exact mode's tiles,
+    # which leave a thread two entries.
     if row["kernel"] in ("columns", "rows_adjoint"):
         assert row["stores_16"] == row["stores"], row
-    if row["kernel"] == "rows":
+    if row["kernel"] == "rows" and row["precision"] == "fast":
         assert row["loads_16"] >= 6, row
     # Whole pixels of four half-precision channels: two at once upwards from the middle, one downwards.
     if row["layout"] == "nhwc4" and row["size"] % 8 == 0:
