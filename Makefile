@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types format clean
+# `make gpu` measures what only an NVIDIA GPU can tell.
+.PHONY: demo test gpu lint types format clean
 
 demo: .venv/base
 	$(BIN)/fvfast render --out renders
 
 test: lint types
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+gpu: .venv/dev
+	$(BIN)/python -m bench.gpu_report
 
 lint: .venv/dev
 	$(BIN)/ruff check .

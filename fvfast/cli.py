@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from fvfast.result import Progress, Render
 
 BAD_INPUT, INTERRUPTED = 2, 130
+_IMPORTED = time.perf_counter()
 
 app = typer.Typer(
     name="fvfast",
@@ -112,6 +115,7 @@ def render(
             raise FvfastError("--from takes its model and target from the PNG: leave out MODEL and TARGET")
         model, target, options = _again(source, options)
     files.writable(out)
+    imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
     with _Screen(quiet=as_json) as screen:
         result = run(
@@ -127,10 +131,11 @@ def render(
             notify=screen.notify,
             **options,
         )
+    writing = time.perf_counter()
     paths = result.save(out)
     if len(result) > 1:
-        sheet = out / "sheet.png"
-        files.write_png(result.sheet(), sheet)
+        files.write_png(result.sheet(), out / "sheet.png")
+    result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
     if as_json:
         print(json.dumps(_document(result, paths), indent=2))
     else:
@@ -178,6 +183,7 @@ def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
         "steps_per_s": round(result.steps / result.seconds, 2),
         "images_per_s": round(len(result) / result.seconds, 4),
         "interrupted": result.interrupted,
+        "stages": {name: round(seconds, 3) for name, seconds in result.stages.items()},
         "renders": [
             {
                 "target": target,
@@ -216,10 +222,22 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
     where = f"in {folder}" + (f"; all on one page: {folder / 'sheet.png'}" if len(paths) > 1 else "")
     console.print(where, soft_wrap=True)
     console.print(
-        f"{len(paths)} images of {result.size} px in {result.seconds:.1f} s, {result.steps / result.seconds:.1f} "
-        f"steps/s, {result.device}, {result.path} path, {result.dtype}",
+        f"{len(paths)} image{'s' if len(paths) > 1 else ''} of {result.size} px in {result.seconds:.1f} s, "
+        f"{result.steps / result.seconds:.1f} steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
+    stages = [f"{name} {seconds:.1f} s" for name, seconds in result.stages.items() if seconds >= 0.05]
+    console.print(", ".join(stages), style="dim")
+
+
+def _since_start() -> float:
+    """Seconds since this process began, where the system tells (Linux); else since this module was imported."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return time.perf_counter() - _IMPORTED
+    return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 
 class _Screen:

@@ -27,7 +27,19 @@ class Context:
         self._canvas: Tensor | None = None
 
     def __getitem__(self, layer: str) -> Tensor:
+        """A layer's activations in float32: a mean over half-precision numbers would lose digits."""
+        return self._activations[layer].float()
+
+    def raw(self, layer: str) -> Tensor:
+        """A layer's activations as the network computed them."""
         return self._activations[layer]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the activations are, or the canvas if there are none."""
+        for activations in self._activations.values():
+            return activations.device
+        return self.canvas.device
 
     @property
     def canvas(self) -> Tensor:
@@ -69,6 +81,10 @@ class Objective(ABC):
     def coupled(self) -> bool:
         """Whether an image's value depends on the other images of the same objective."""
         return any(leaf.coupled for leaf in self.leaves() if leaf is not self)
+
+    def on(self, device: torch.device) -> Objective:
+        """The same with its constants on `device`, so that no step has to bring them there."""
+        return self
 
     def check(self, layers: Mapping[str, Layer], model: str) -> None:
         """Raise FvfastError where a channel or a position does not exist. Layer names are checked before."""
@@ -145,6 +161,9 @@ class _Binary(Objective):
     def value(self, context: Context) -> Tensor:
         # A number is a 0-d tensor on the CPU, which torch combines with tensors on any device.
         return _OPERATIONS[self.operation](self.left.value(context), self.right.value(context))
+
+    def on(self, device: torch.device) -> Objective:
+        return _Binary(self.operation, self.left.on(device), self.right.on(device))
 
     def leaves(self) -> Iterator[Objective]:
         yield from self.left.leaves()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from fvfast_kernels import synthesize, warp
+from fvfast_kernels import Buffers, synthesize, warp
 from torch import Generator, Tensor
 
 from fvfast.recipes import Recipe
@@ -41,7 +41,7 @@ class Frame:
     """What every image of a batch shares.
 
     size: the canvas in pixels; view: the view in pixels; mean, std: the network's normalisation, [3];
-    dtype: of the view; device: where it lives.
+    dtype: of the view; device: where it lives. channels: of the view; the fourth is zero.
     """
 
     size: int
@@ -50,6 +50,7 @@ class Frame:
     std: Tensor
     dtype: torch.dtype
     device: torch.device
+    channels: int = 3
 
 
 class Image(ABC):
@@ -78,6 +79,8 @@ class Image(ABC):
             image = warp((canvas - mean) / std, matrices(views), size, border=0.0)
         else:
             image = (warp(canvas, matrices(views), size, border=self.views.border) - mean) / std
+        if frame.channels == 4:
+            image = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
         return image.to(frame.dtype, memory_format=torch.channels_last)
 
 
@@ -103,16 +106,37 @@ class Fourier(Image):
 
     def canvas(self) -> Tensor:
         zero = torch.zeros_like(self.frame.mean)
-        return self._synthesize(self._still, self.frame.size, zero, torch.ones_like(zero), torch.float32)
+        return self._synthesize(self._still, self.frame.size, zero, torch.ones_like(zero), torch.float32, "nchw")
 
     def view(self, views: Tensor) -> Tensor:
         if not self.views.in_basis:
             return super().view(views)
         frame = self.frame
-        view = self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype)
-        return view.contiguous(memory_format=torch.channels_last)
+        layout = "nhwc4" if frame.channels == 4 else "nhwc"
+        return self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype, layout)
 
-    def _synthesize(self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    def buffers(self) -> Buffers:
+        """What a step needs to make these images' views without autograd (`fvfast_kernels.synthesize_into`)."""
+        frame = self.frame
+        return Buffers.allocate(
+            len(self.parameter),
+            frame.size,
+            frame.size,
+            (frame.view, frame.view),
+            colour=self.colour,
+            mean=frame.mean,
+            std=frame.std,
+            device=frame.device,
+            gain=self.gain,
+            # Half-precision views round away more than half-precision products do.
+            precision="exact" if frame.dtype == torch.float32 else "fast",
+            dtype=frame.dtype,
+            layout="nhwc4" if frame.channels == 4 else "nhwc",
+        )
+
+    def _synthesize(
+        self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype, layout: str
+    ) -> Tensor:
         return synthesize(
             self.parameter,
             self.envelope,
@@ -124,6 +148,7 @@ class Fourier(Image):
             std=std,
             gain=self.gain,
             dtype=dtype,
+            layout=layout,
         )
 
 

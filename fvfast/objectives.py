@@ -110,6 +110,9 @@ class Direction(OnLayer):
             dot = dot * cosine.clamp(min=0.1) ** self.power
         return dot.mean((-2, -1))
 
+    def on(self, device: torch.device) -> Objective:
+        return Direction(self.layer, self.vector.to(device), self.power)
+
     @property
     def label(self) -> str:
         return f"{self.layer}:direction"
@@ -277,26 +280,23 @@ def together(objectives: Sequence[tuple[Objective, int]]) -> Callable[[Context],
             gathers.setdefault(objective.layer, []).extend((start + i, objective.channel) for i in range(count))
         else:
             others.append((objective, start, start + count))
-    indices: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
-
-    def index(layer: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        if (layer, device) not in indices:
-            rows, channels = torch.tensor(gathers[layer], device=device).T
-            indices[layer, device] = rows, channels
-        return indices[layer, device]
+    order = [row for pairs in gathers.values() for row, _ in pairs]
+    order += [row for _, start, stop in others for row in range(start, stop)]
+    places = torch.tensor(order).argsort()
+    gathered = {name: torch.tensor(pairs).T for name, pairs in gathers.items()}
+    # Moved to the activations' device at the first call: a copy from the host cannot be part of a CUDA graph.
+    moved: dict[torch.device, tuple[Tensor, dict[str, Tensor]]] = {}
 
     def value(context: Context) -> Tensor:
-        order: list[Tensor] = []
         parts: list[Tensor] = []
-        for name in gathers:
-            maps = context[name]  # [B, C, H, W]
-            rows, channels = index(name, maps.device)
-            parts.append(maps[rows, channels].float().mean((-2, -1)))
-            order.append(rows)
+        device = context.device
+        if device not in moved:
+            moved[device] = places.to(device), {name: index.to(device) for name, index in gathered.items()}
+        at, indices = moved[device]
+        for name, (rows, channels) in indices.items():
+            parts.append(context.raw(name)[rows, channels].float().mean((-2, -1)))
         for objective, start, stop in others:
-            part = objective.value(context.rows(start, stop)).float()
-            parts.append(part.expand(stop - start))
-            order.append(torch.arange(start, stop, device=part.device))
-        return torch.cat(parts)[torch.cat(order).argsort()]  # [B]
+            parts.append(objective.value(context.rows(start, stop)).expand(stop - start))
+        return torch.cat(parts)[at]  # [B]
 
     return value

@@ -11,93 +11,64 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from fvfast_kernels import adam_
-from torch import Tensor
 
 from fvfast.errors import FvfastError, is_out_of_memory
-from fvfast.expressions import Context, Objective
-from fvfast.images import Image
-from fvfast.objectives import together
+from fvfast.expressions import Objective
 from fvfast.prepare import Fast
+from fvfast.step import Batch, Step
+
+STRIDE = 16
+
+Recorder = Callable[[Step, Callable[[str], None]], tuple[Callable[[], None], Callable[[], None]]]
 
 
-@dataclass
-class Batch:
-    """Images that are optimised together.
-
-    image: the parameterised images, B of them; objectives: (objective, number of images), in order.
-    table: [steps, B, 6], the views of every step; lr: [B].
-    rows: which images of the whole render these are. clip: largest gradient norm of an image, or None.
-    history: [steps, B], the objective of each view; filled as the loop goes. done: steps taken. every: how often
-    to keep a snapshot. error: why the batch could not go on, where the others can.
-    """
-
-    image: Image
-    objectives: Sequence[tuple[Objective, int]]
-    table: Tensor
-    lr: Tensor
-    rows: list[int]
-    clip: float | None = None
-    every: int | None = None
-    history: Tensor = field(init=False)
-    done: int = 0
-    error: FvfastError | None = None
-    snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.history = torch.full(self.table.shape[:2], float("nan"))
-
-    @property
-    def steps(self) -> int:
-        return len(self.table)
+def stride_on(device: torch.device) -> int:
+    """How many steps a device is given at once, before the host waits for it and looks at what came of them."""
+    return STRIDE if device.type == "cuda" else 1
 
 
-def ascend(batch: Batch, tap: Fast, stopped: Callable[[], bool]) -> None:
+def ascend(
+    batch: Batch,
+    tap: Fast,
+    stopped: Callable[[], bool],
+    notify: Callable[[str], None] = lambda _: None,
+    recorder: Recorder | None = None,
+) -> None:
     """Take the batch's steps, or as many as there is time for until `stopped()`.
 
-    Raises FvfastError where an objective is not a number, or does not depend on the image.
+    recorder: turns a step into something faster that does the same, such as `graph.record`, which is the default on
+    a GPU. Raises FvfastError where an objective is not a number, or does not depend on the image.
     """
-    image, parameter = batch.image, batch.image.parameter
-    objective = together(batch.objectives)
-    names = sorted({name for part, _ in batch.objectives for name in part.layers})
-    first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    table, lr = batch.table.to(parameter.device), batch.lr.to(parameter.device)
-    for step in range(batch.steps):
-        if stopped():
-            return
-        activations = tap(image.view(table[step]), names) if names else {}
-        value = objective(Context(activations, image.canvas, tap.layers))  # [B]
-        gradient = _gradient(value, parameter, batch)
-        if batch.clip is not None:
-            norm = gradient.flatten(1).norm(dim=1)  # [B]
-            scale = (batch.clip / (norm + 1e-6)).clamp(max=1)  # as torch.nn.utils.clip_grad_norm_
-            gradient = gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
-        with torch.no_grad():
-            adam_(parameter, gradient, first, second, step + 1, lr)
-        batch.history[step] = value.detach()
-        batch.done = step + 1
-        if batch.every and (step + 1) % batch.every == 0:
-            with torch.no_grad():
-                batch.snapshots.append((step + 1, image.canvas().cpu()))
+    step = Step(batch, tap)
+    stride = stride_on(batch.image.parameter.device)
+    advance: Callable[[], None] = step
+    release: Callable[[], None] = lambda: None  # noqa: E731
+    if batch.image.parameter.is_cuda:
+        from fvfast import graph
 
-
-def _gradient(value: Tensor, parameter: Tensor, batch: Batch) -> Tensor:
-    finite = value.isfinite()
-    if not finite.all():
-        bad = [part.label for part, count in batch.objectives for _ in range(count)][int(finite.int().argmin())]
-        raise FvfastError(
-            f"the objective {bad} became {value[~finite][0].item()} at step {batch.done + 1}: try a smaller --lr, "
-            "or --dtype float32"
-        )
-    if not value.requires_grad:
-        labels = ", ".join(part.label for part, _ in batch.objectives)
-        raise FvfastError(f"the objective {labels} does not depend on the image: there is nothing to optimise")
-    return torch.autograd.grad(-value.sum(), parameter)[0]  # Adam minimises
+        recorder = recorder or graph.record
+    if recorder:
+        advance, release = recorder(step, notify)
+    started = time.perf_counter()
+    try:
+        while batch.done < batch.steps and not stopped():
+            until = min(batch.done + stride, batch.steps)
+            if batch.every:
+                until = min(until, batch.done + batch.every - batch.done % batch.every)
+            for _ in range(until - batch.done):
+                advance()
+            step.publish(until)
+            if batch.every and batch.done % batch.every == 0:
+                with torch.no_grad():
+                    batch.snapshots.append((batch.done, batch.image.canvas().cpu()))
+    finally:
+        batch.seconds["loop"] = time.perf_counter() - started
+        release()
 
 
 # Workers ---------------------------------------------------------------------------------------------------
@@ -118,6 +89,7 @@ def run(
     workers: int,
     threads: int,
     poll: Callable[[], bool],
+    notify: Callable[[str], None] = lambda _: None,
     interval: float = 0.1,
 ) -> list[Batch]:
     """Ascend every batch, `workers` at a time, each with `threads` threads inside its operations.
@@ -141,7 +113,7 @@ def run(
                 batch = queue.popleft()
                 begun.append(batch)
             try:
-                ascend(batch, tap, stop.is_set)
+                ascend(batch, tap, stop.is_set, notify)
             except FvfastError as error:
                 batch.error = error
             except BaseException as error:  # handed to the caller's thread

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def spectrum_slope(images: Tensor) -> Tensor:
     size = min(images.shape[-2:])
     edges = torch.logspace(torch.tensor(3 / size).log10().item(), torch.tensor(0.5).log10().item(), 17)
     x, y = [], []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         band = (radius >= low) & (radius < high)
         if band.any():
             x.append((low * high).sqrt().log())

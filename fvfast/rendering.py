@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ def render(
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
+    started = time.perf_counter()
     loaded = models.load(model, weights)
     where = _device(device)
     kind = _dtype(dtype, where)
@@ -83,7 +85,9 @@ def render(
     try:
         job = Job(loaded, where, kind, canvas, known.view if known else None)
         plan = _plan(job, target, recipe, image=image, steps=steps, lr=lr, seed=seed, copies=copies)
-        return Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None)).render()
+        session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
+        session.stages["model"] = time.perf_counter() - started
+        return session.render()
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -36,7 +36,7 @@ class Render:
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
-    interrupted: whether it was stopped early.
+    interrupted: whether it was stopped early. stages: where the time went, in seconds by name.
     """
 
     images: Tensor
@@ -58,6 +58,7 @@ class Render:
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
+    stages: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)

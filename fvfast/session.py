@@ -19,10 +19,12 @@ from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective
 from fvfast.images import PARAMETERISATIONS, Frame
 from fvfast.layers import Tap
+from fvfast.memory import largest_batch
 from fvfast.models import Model
-from fvfast.optimize import Batch, OutOfMemory, crew_size, layers_of, run
+from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
+from fvfast.step import Batch
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Job:
         return value.expand(len(canvas)).float().cpu()
 
 
+def probes(device: torch.device) -> bool:
+    """Whether batches are as large as memory allows; on a CPU single images, side by side, are as fast."""
+    return device.type == "cuda"
+
+
 class Session:
     """One call of `render`: batches made, run, made smaller where memory asks for it, and gathered."""
 
@@ -93,30 +100,59 @@ class Session:
         self.progress, self.stop, self.notify = progress, stop, notify
         self.on_cpu = job.device.type == "cpu"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
-        self.size = batch or (1 if self.on_cpu else len(self.plan))
+        self.size = batch or 1
+        self.probe = batch is None and probes(job.device) and len(self.plan) > 1
+        self.stages: dict[str, float] = {}
+        self.depth = {name: index for index, name in enumerate(job.layers)}
+        self.channels = 3
         self.interrupted = False
 
     def render(self) -> Render:
-        job = self.job
+        job, started = self.job, time.perf_counter()
         wanted = layers_of([image.objective for image in self.plan])
-        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype)
-        started = time.perf_counter()
+        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype, wide=job.dtype != torch.float32)
+        self.channels = fast.channels
         with fast, Tap(job.module, job.layers, wanted) as judge:
+            if self.probe:
+                self.size = self._largest(fast)
+            prepared = time.perf_counter()
             begun = self._run(fast)
-            seconds = time.perf_counter() - started
-            return self._gather(begun, judge, seconds)
+            seconds = time.perf_counter() - prepared
+            result = self._gather(begun, judge, seconds)
+        waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
+        self.stages |= {"prepare": prepared - started, **waits, "loop": seconds - sum(waits.values())}
+        self.stages["judge"] = time.perf_counter() - prepared - seconds
+        result.stages = self.stages
+        return result
+
+    def _largest(self, tap: prepare.Fast) -> int:
+        """How many images one batch may hold on a GPU. The deepest, twice: what fits for it fits for all."""
+        deepest = min(self.plan, key=self._cost)
+        return min(len(self.plan), largest_batch(lambda count: self._batch([deepest] * count), tap, self.job.device))
 
     def _run(self, tap: prepare.Fast) -> list[Batch]:
         """Run every image, with fewer at a time whenever memory runs out."""
         while True:
-            batches = list(self._batches())
+            batches = list(self.batches())
             poll = functools.partial(self._poll, batches)
+            notify = self._once()
             try:
-                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll)
+                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll, notify=notify)
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
                 self._shrink(error, len(batches))
+
+    def _once(self) -> Callable[[str], None]:
+        """`notify` for the workers: a sentence that several batches have to say is said once."""
+        said: set[str] = set()
+
+        def notify(sentence: str) -> None:
+            if sentence not in said:
+                said.add(sentence)
+                self.notify(sentence)
+
+        return notify
 
     def _shrink(self, error: OutOfMemory, batches: int) -> None:
         """Have at most half as many images in the works at a time as when memory ran out."""
@@ -134,7 +170,7 @@ class Session:
         count = self.size * self.workers
         self.notify(f"memory ran out: going on with {count} image{'s' if count > 1 else ''} at a time")
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
         units: list[list[ImagePlan]] = []
         for image in self.plan:
@@ -154,13 +190,12 @@ class Session:
                     current = []
                 current = current + unit
             batches.append(current)
-        depth = {name: index for index, name in enumerate(self.job.layers)}
+        return map(self._batch, sorted(batches, key=lambda batch: min(self._cost(image) for image in batch)))
 
-        def cost(batch: list[ImagePlan]) -> int:
-            deepest = max((depth[name] for image in batch for name in image.objective.layers), default=0)
-            return -batch[0].recipe.steps * (deepest + 1)
-
-        return map(self._batch, sorted(batches, key=cost))
+    def _cost(self, image: ImagePlan) -> int:
+        """Minus what an image costs, roughly: steps times how deep its layers lie."""
+        deepest = max((self.depth[name] for name in image.objective.layers), default=0)
+        return -image.recipe.steps * (deepest + 1)
 
     def _batch(self, images: list[ImagePlan]) -> Batch:
         job, recipe = self.job, images[0].recipe
@@ -174,7 +209,7 @@ class Session:
             noise.append(kind.noise(job.size, generator))
             tables.append(image.recipe.views.draw(recipe.steps, generator, job.size, view))
         mean, std = (torch.tensor(v, device=job.device) for v in (job.model.mean, job.model.std))
-        frame = Frame(job.size, view, mean, std, job.dtype, job.device)
+        frame = Frame(job.size, view, mean, std, job.dtype, job.device, self.channels)
         objectives: list[tuple[Objective, int]] = []
         for image in images:
             if objectives and objectives[-1][0] is image.objective:

@@ -104,7 +104,8 @@ def synthesize_into(
         return
     planes = spectrum if magnitude is None else reference.polar(magnitude, spectrum)
     constants = (buffers.geometry, buffers.epilogue, buffers.layout, buffers.view.dtype)
-    view, buffers.kept = reference.synthesize(planes.detach(), envelope, views[int(step)], *constants)
+    current = views.index_select(0, step)[0]  # looks at no value on the host: a CUDA graph may hold the reference too
+    view, buffers.kept = reference.synthesize(planes.detach(), envelope, current, *constants)
     buffers.view.detach().copy_(view)
 
 
@@ -147,7 +148,7 @@ def synthesize_adjoint_adam_(
     if magnitude is not None:
         gradient = reference.polar_adjoint(gradient, reference.polar(magnitude, spectrum))
     with torch.no_grad():
-        resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, int(step) + 1, lr, betas, eps)
+        resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, step + 1, lr, betas, eps)
 
 
 def _plan(buffers: Buffers):

@@ -243,6 +243,19 @@ def test_a_folder_that_nobody_can_write_to(cli):
     assert "cannot write to the folder /proc/images (" in err
 
 
+def test_no_weights_to_be_had_says_where_to_put_a_file(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses at once
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # urllib keeps the proxies it first saw
+    code, out, err = cli("render", "resnet18", "layer1:1", *QUICK, "--json")
+    assert (code, out) == (2, "")
+    file = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    assert f"put the file at {file}, or pass --weights FILE, or --weights none for random ones" in err
+    assert not file.exists()
+    assert not Path("renders").exists()
+
+
 def test_an_unknown_command(cli):
     code, out, err = cli("rendr")
     assert (code, out) == (2, "")

@@ -293,7 +293,7 @@ def test_no_grad_around_a_render_does_not_matter(tiny):
         ("swin_t", "features.3:5", 64),
         ("vit_b_16", "encoder.layers.encoder_layer_2:5@3,4", 64),
         ("timm:resnet26", "layer2.0.conv2:5", 64),
-        pytest.param("vgg16", "features.14:5", 64, marks=pytest.mark.slow),  # half a gigabyte of random weights
+        ("vgg16", "features.14:5", 64),
     ],
 )
 def test_a_channel_of_a_middle_layer_of_every_family(name, target, size):
@@ -448,5 +448,5 @@ def test_a_bug_in_the_network_keeps_its_traceback(nets):
         render(Model("buggy", "none", nets.Buggy()), "conv:1")
 
 
-def test_the_limits_are_the_issues():
+def test_the_limits_of_a_canvas():
     assert (rendering.SMALLEST, rendering.LARGEST) == (16, 1024)
