@@ -1,4 +1,4 @@
-"""The recipes side by side on 24 features: what they cost, how far they get, and how they look.
+"""The recipes side by side on 24 features: how far they get, and how they look.
 
     python -m bench.recipes              all recipes (about a quarter of an hour on two cores)
     python -m bench.recipes default      one of them; the others keep the figures they have
@@ -24,7 +24,7 @@ CLASSES = ("goldfish", "ostrich", "zebra", "jack-o'-lantern", "cheeseburger", "b
 TARGETS = [f"_blocks.{block}:{channels}" for block, channels in CHANNELS.items()] + [f"logits:{c}" for c in CLASSES]
 
 
-HEADER = ("recipe", "px", "steps", "s/image", "channels", "classes", "contrast", "colour", "slope", "HF")
+HEADER = ("recipe", "px", "steps", "channels", "classes", "contrast", "colour", "slope", "HF")
 
 
 def measure(name: str) -> list[str]:
@@ -39,7 +39,6 @@ def measure(name: str) -> list[str]:
         name,
         f"{result.size}",
         "/".join(dict.fromkeys(str(recipe.steps) for recipe in result.recipes)),
-        f"{result.seconds / len(result):.1f}",
         f"{result.objective[[i for i, c in enumerate(classes) if not c]].mean():.1f}",
         f"{result.objective[[i for i, c in enumerate(classes) if c]].mean():.1f}",
         f"{quality.contrast(images).mean():.3f}",
