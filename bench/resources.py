@@ -48,6 +48,11 @@ def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
     adam = launch.Adam(spectrum, spectrum, empty(batch))
     yield from launch.forward_launches(source, view, workspace, plan)
     yield from launch.adjoint_launches(source, view, spectrum, workspace, plan, adam)
+    if precision == "exact":  # these know only one
+        image, matrix = empty(batch, 3, size, size), empty(batch, 2, 3)
+        yield launch.warp_launch(image, matrix, image, "wrap")
+        yield launch.warp_adjoint_launch(image, matrix, image, "wrap")
+        yield launch.adam_launch(image, image, image, image, step, empty(batch), adam.betas, adam.eps)
 
 
 def compile_launch(launch, arch: int):

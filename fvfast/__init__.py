@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fvfast.dreaming import Dream as Dream
+    from fvfast.dreaming import dream as dream
     from fvfast.errors import FvfastError as FvfastError
+    from fvfast.generators import Generator as Generator
     from fvfast.models import Model as Model
     from fvfast.models import load as load
     from fvfast.recipes import RECIPES as RECIPES
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 
 # Importing torch takes seconds; `fvfast --help` should not.
 _HOMES = {
+    "Dream": "dreaming",
+    "dream": "dreaming",
     "FvfastError": "errors",
+    "Generator": "generators",
     "Model": "models",
     "load": "models",
     "RECIPES": "recipes",
@@ -37,7 +43,20 @@ _HOMES = {
     "render": "rendering",
     "Views": "views",
 }
-__all__ = ["RECIPES", "FvfastError", "Model", "Progress", "Recipe", "Render", "Views", "load", "render"]
+__all__ = [
+    "RECIPES",
+    "Dream",
+    "FvfastError",
+    "Generator",
+    "Model",
+    "Progress",
+    "Recipe",
+    "Render",
+    "Views",
+    "dream",
+    "load",
+    "render",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -123,6 +123,8 @@ def atlas(
         chosen = features(job.module, job.layers, loaded.name, named, channels, everything)
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         plan = _plan(chosen, range(seed, seed + copies), recipe, changes)
+        for name in {planned.recipe.image for planned in plan}:
+            job.kind(name)  # a generator that is not there is told of before any work is done
         work = Work(job, there, weights_digest(loaded), Options(batch, threads, image_format=image_format), plan)
         with Store(store, write=True) as kept:
             return _run(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify or _silent)

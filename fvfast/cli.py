@@ -1,10 +1,12 @@
-"""The command line: `fvfast render`, `layers`, `models`, `doctor`. It holds no mathematics and imports torch late."""
+"""The command line: `fvfast render`, `layers`, `models`, `doctor`, and those in the other `cli_` modules.
+
+It holds no mathematics and imports torch late.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,13 +16,15 @@ import typer
 
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
+from fvfast.cli_classics import dream, magnitude
 from fvfast.errors import FvfastError
+from fvfast.screen import Screen
 from fvfast.tables import print_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fvfast.result import Progress, Render
+    from fvfast.result import Render
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _IMPORTED = time.perf_counter()
@@ -89,8 +93,12 @@ def render(
     copies: Annotated[int, typer.Option(help="Images of each target, from seed, seed + 1, ...")] = 1,
     batch: Annotated[int | None, typer.Option(help="Images in one tensor (default: what suits the device).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    image: Annotated[str | None, typer.Option(help="Parameterisation: fourier or pixel.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams or plain.")] = None,
+    image: Annotated[str | None, typer.Option(help="fourier, pixel, phase, or generator:dcgan-faces.")] = None,
+    magnitude_file: Annotated[
+        Path | None, typer.Option("--magnitude", help="Magnitudes for --image phase, made by `fvfast magnitude`.")
+    ] = None,
+    alpha: Annotated[bool, typer.Option("--alpha", help="With phases: transparent where nothing pulled.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams, plain or maco.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
@@ -110,6 +118,7 @@ def render(
         "seed": seed,
         "lr": lr,
         "image": image,
+        "magnitude": magnitude_file,
         "dtype": dtype,
     }
     options |= {"recipe": recipe, "weights": weights}
@@ -120,7 +129,7 @@ def render(
     files.writable(out)
     imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
-    with _Screen(quiet=as_json) as screen:
+    with Screen(quiet=as_json) as screen:
         result = run(
             model or "efficientnet_lite0",
             target or None,
@@ -134,8 +143,10 @@ def render(
             notify=screen.notify,
             **options,
         )
+    if alpha and any(opacity is None for opacity in result.alphas):
+        print("fvfast: --alpha leaves images opaque that are not phases (--image phase)", file=sys.stderr)
     writing = time.perf_counter()
-    paths = result.save(out)
+    paths = result.save(out, alpha)
     if len(result) > 1:
         files.write_png(result.sheet(), out / "sheet.png")
     result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
@@ -225,8 +236,8 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
     where = f"in {folder}" + (f"; all on one page: {folder / 'sheet.png'}" if len(paths) > 1 else "")
     console.print(where, soft_wrap=True)
     console.print(
-        f"{len(paths)} images of {result.size} px in {result.seconds:.1f} s, {result.steps / result.seconds:.1f} "
-        f"steps/s, {result.device}, {result.path} path, {result.dtype}",
+        f"{len(paths)} image{'s' if len(paths) > 1 else ''} of {result.size} px in {result.seconds:.1f} s, "
+        f"{result.steps / result.seconds:.1f} steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
     stages = [f"{name} {seconds:.1f} s" for name, seconds in result.stages.items() if seconds >= 0.05]
@@ -243,59 +254,8 @@ def _since_start() -> float:
     return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 
-class _Screen:
-    """The progress bar, the first Ctrl-C, and messages on the way. Writes to stderr where stdout is for JSON."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=quiet, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.fields[images]} images"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]:>6} steps/s"),
-            TextColumn("objective {task.fields[value]:>7}"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=None, images="0/?", rate="", value="")
-        self.interrupted = False
-
-    def __enter__(self) -> _Screen:
-        self.before = signal.signal(signal.SIGINT, self._interrupt)
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()
-        signal.signal(signal.SIGINT, self.before)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self.notify("stopping after this step (Ctrl-C again to leave at once)")
-
-    def stopped(self) -> bool:
-        return self.interrupted
-
-    def notify(self, sentence: str) -> None:
-        print(f"fvfast: {sentence}", file=sys.stderr)
-
-    def progress(self, progress: Progress) -> None:
-        elapsed = self.bar.tasks[0].elapsed or 0
-        self.bar.update(
-            self.task,
-            completed=progress.steps_done,
-            total=progress.steps_total,
-            images=f"{progress.images_done}/{progress.images_total}",
-            rate=f"{progress.steps_done / elapsed:.1f}" if elapsed > 0.5 else "",
-            value=f"{progress.value:.3f}" if progress.value == progress.value else "",
-        )
+app.command()(dream)
+app.command()(magnitude)
 
 
 # layers, models, doctor ------------------------------------------------------------------------------------
@@ -360,6 +320,8 @@ def doctor(as_json: Json = False) -> None:
     print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
+app.command()(dream)
+app.command()(magnitude)
 app.command()(atlas)
 app.command()(examples)
 app.add_typer(cli_store.app, name="store")

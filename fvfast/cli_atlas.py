@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast.errors import FvfastError
+from fvfast.screen import Screen
 
 if TYPE_CHECKING:
     from fvfast.atlas import AtlasProgress, AtlasResult
@@ -76,7 +76,7 @@ def atlas(
             threads=threads,
             weights=weights,
             image_format=image_format,
-            progress=board.progress,
+            progress=board.advance,
             stop=board.stopped,
             notify=board.notify,
         )
@@ -117,54 +117,33 @@ def _document(result: AtlasResult) -> dict[str, Any]:
     }
 
 
-class Board:
-    """The progress bar of an atlas, the first Ctrl-C, and messages on the way. All on stderr."""
+class Board(Screen):
+    """The screen of an atlas: how many are done, how many a second, and the time that is left. All on stderr."""
 
     def __init__(self, quiet: bool, unit: str = "features") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False)
         self.bar = Progress(
             TextColumn(f"{{task.fields[count]}} {unit}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn(f"{{task.fields[rate]:>6}} {unit}/s"),
             TextColumn("{task.fields[left]} left"),
-            console=console,
+            console=self.console,
             transient=True,
-            disable=quiet or not console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("", total=None, count="0/?", rate="", left="?")
         self.interrupted = False
 
-    def __enter__(self) -> Board:
-        self.before = signal.signal(signal.SIGINT, self._interrupt)
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()
-        signal.signal(signal.SIGINT, self.before)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self.notify("stopping after this step; what is finished is kept (Ctrl-C again to leave at once)")
-
-    def stopped(self) -> bool:
-        return self.interrupted
-
-    def notify(self, sentence: str) -> None:
-        print(f"fvfast: {sentence}", file=sys.stderr)
-
-    def progress(self, progress: AtlasProgress) -> None:
+    def advance(self, progress: AtlasProgress) -> None:
         """Show how far an atlas is."""
         completed = progress.done + progress.partial
         self._update(completed, progress.done, progress.total, progress.rate, progress.seconds_left)
 
-    def show(self, done: int, total: int) -> None:
+    def tick(self, done: int, total: int) -> None:
         """Show how many of how many are done, at the rate since the bar appeared."""
         elapsed = self.bar.tasks[0].elapsed or 0
         rate = done / elapsed if elapsed > 0.5 else 0.0
@@ -221,7 +200,7 @@ def examples(
             whole=whole,
             device=device,
             weights=weights,
-            progress=board.show,
+            progress=board.tick,
             stop=board.stopped,
         )
     for sentence in found.failures:

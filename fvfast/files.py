@@ -52,14 +52,21 @@ def writable(folder: Path, make: bool = False) -> Path:
     return folder
 
 
-def save(render: Render, folder: Path) -> list[Path]:
-    """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths."""
+def save(render: Render, folder: Path, alpha: bool = False) -> list[Path]:
+    """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths.
+
+    alpha: make images transparent that know of an opacity.
+    """
     writable(folder, make=True)
     names = file_names(render.targets, render.seeds, render.model)
     paths = []
-    for name, image, spec, shots in zip(names, render.images, render.specs, render.snapshots, strict=True):
+    rows = zip(names, render.images, render.alphas, render.specs, render.snapshots, strict=True)
+    for name, image, opacity, spec, shots in rows:
         path = folder / f"{name}.png"
-        write_png(to_pil(image), path, spec)
+        picture = to_pil(image)
+        if alpha and opacity is not None:
+            picture.putalpha(PIL.Image.fromarray((opacity * 255).round().byte().numpy()))
+        write_png(picture, path, spec)
         for step, shot in shots:
             snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}
             write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
@@ -14,37 +15,79 @@ from fvfast.step import Step
 WARM_UPS = 3
 
 
-def record(step: Step, notify: Callable[[str], None]) -> tuple[Callable[[], None], Callable[[], None]]:
+class Graph(Protocol):
+    """What `record` needs of a device that can capture work and replay it."""
+
+    def run(self, step: Callable[[], None], times: int) -> None: ...
+
+    def capture(self, step: Callable[[], None]) -> None: ...
+
+    def replay(self) -> None: ...
+
+    def release(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+class CudaGraph:
+    """The CUDA side of `record`: a stream of its own, on which a step is first run and then captured."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.graph = torch.cuda.CUDAGraph()
+
+    def run(self, step: Callable[[], None], times: int) -> None:
+        """Run the step eagerly on the capture's stream, and wait."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            for _ in range(times):
+                step()
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        self.wait()
+
+    def capture(self, step: Callable[[], None]) -> None:
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            step()
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+    def release(self) -> None:
+        self.graph.reset()
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+
+def record(
+    step: Step, notify: Callable[[str], None], graphs: Callable[[torch.device], Graph] = CudaGraph
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """(advance, release): take one step by replaying a graph, and free what the graph holds.
 
-    A network that cannot be captured (one that looks at values on the host, say) runs step by step instead, and
-    `notify` is told. The batch's `seconds` say what warm-up and capture took.
+    The step is warmed up, captured, and set back to its start. A network that cannot be captured (one that looks at
+    values on the host, say) runs step by step instead, and `notify` is told. The batch's `seconds` say what warm-up
+    and capture took. Raises what the step raises outside a capture, and errors of memory.
     """
-    device = step.parameter.device
     seconds = step.batch.seconds
+    graph = graphs(step.parameter.device)
     started = time.perf_counter()
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    torch.cuda.synchronize(device)
+    graph.run(step, min(WARM_UPS, step.batch.steps))
     seconds["warm-up"] = time.perf_counter() - started
+    # The table of views may be no longer than the warm-up: the captured step starts from its beginning.
+    step.reset()
     started = time.perf_counter()
-    graph = torch.cuda.CUDAGraph()
+    advance, release = graph.replay, graph.release
     try:
-        with torch.cuda.graph(graph, stream=stream):
-            step()
+        graph.capture(step)
     except RuntimeError as error:
         if is_out_of_memory(error) or isinstance(error, FvfastError):
             raise
-        torch.cuda.synchronize(device)
+        graph.wait()
         reason = str(error).strip().splitlines()[0][:120]
         notify(f"this network cannot be captured as a CUDA graph ({reason}); running it step by step")
-        step.reset()
-        return step, lambda: None
+        advance, release = step, lambda: None
     step.reset()
-    torch.cuda.synchronize(device)
+    graph.wait()
     seconds["capture"] = time.perf_counter() - started
-    return graph.replay, graph.reset
+    return advance, release

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def render_key(spec: dict[str, Any], model: Model, weights: str) -> str:
     rendered beside it and where its weights lie do not enter.
     """
     determining = {key: spec[key] for key in ("target", "recipe", "size", "seed", "dtype")}
+    magnitude = spec["recipe"].get("magnitude")
+    if magnitude is not None:  # a file, which another may replace under the same name
+        content = hashlib.sha256(Path(magnitude).read_bytes()).hexdigest()
+        determining["recipe"] = {**spec["recipe"], "magnitude": content}
     determining |= {
         "rendering": RENDERING,
         "model": model.name,

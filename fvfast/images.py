@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from fvfast_kernels import Buffers, synthesize, warp
@@ -63,6 +64,20 @@ class Image(ABC):
     frame: Frame
     views: Views
 
+    def prior(self) -> Tensor | None:
+        """What the loss of each image gains for a parameter that is unlikely, [B]; None where all are alike."""
+        return None
+
+    def settle(self) -> None:  # noqa: B027 (most parameters may be anything)
+        """Bring the parameter back to where it may be, after each step."""
+
+    def reset(self) -> None:  # noqa: B027 (most gather nothing)
+        """Forget what was gathered on the way, in place; the parameter is set back by whoever moved it."""
+
+    def alpha(self) -> Tensor | None:
+        """Opacity [B, H, W] in 0..1, where the parameterisation knows of one."""
+        return None
+
     @abstractmethod
     def canvas(self) -> Tensor:
         """The images themselves, [B, 3, H, W] float32 in 0..1, differentiable in the parameter."""
@@ -115,6 +130,10 @@ class Fourier(Image):
         layout = "nhwc4" if frame.channels == 4 else "nhwc"
         return self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype, layout)
 
+    def spectrum(self) -> Tensor:
+        """What is synthesised, [B, 3, 2, H, W//2+1], differentiable in the parameter."""
+        return self.parameter
+
     def buffers(self) -> Buffers:
         """What a step needs to make these images' views without autograd (`fvfast_kernels.synthesize_into`)."""
         frame = self.frame
@@ -138,7 +157,7 @@ class Fourier(Image):
         self, views: Tensor, size: int, mean: Tensor, std: Tensor, dtype: torch.dtype, layout: str
     ) -> Tensor:
         return synthesize(
-            self.parameter,
+            self.spectrum(),
             self.envelope,
             views,
             width=self.frame.size,
@@ -173,4 +192,9 @@ class Pixel(Image):
         return torch.sigmoid(self.gain * mixed)
 
 
-PARAMETERISATIONS: dict[str, type[Fourier] | type[Pixel]] = {"fourier": Fourier, "pixel": Pixel}
+class Kind(Protocol):
+    """A way to parameterise images: what a start is drawn as, and what is made of the starts of a batch."""
+
+    def noise(self, size: int, generator: Generator) -> Tensor: ...
+
+    def __call__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> Image: ...

@@ -113,6 +113,16 @@ def names() -> list[dict[str, str]]:
 
 def imagenet_classes() -> tuple[str, ...]:
     """The 1,000 ImageNet class names, in the order of the logits (from torchvision's metadata, offline)."""
+    # Importing torchvision.models takes seconds (it brings torch's compiler); the file with the names needs nothing.
+    package = importlib.util.find_spec("torchvision")
+    file = Path(package.origin).parent / "models" / "_meta.py" if package and package.origin else None
+    if file and file.exists():
+        spec = importlib.util.spec_from_file_location("_torchvision_meta", file)
+        if spec and spec.loader:
+            meta = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(meta)
+            if names := getattr(meta, "_IMAGENET_CATEGORIES", None):
+                return tuple(names)
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])

@@ -98,7 +98,7 @@ def run(
     Returns the batches that were begun, in order; those that met an FvfastError hold it. Raises any other error of
     a batch; OutOfMemory names its batch.
     """
-    _keep_large_blocks()
+    keep_large_blocks()
     queue = deque(batches)
     begun: list[Batch] = []
     failed: list[BaseException] = []
@@ -158,7 +158,7 @@ def crew_size(threads: int | None) -> tuple[int, int]:
     return max(1, cores // each), each
 
 
-def _keep_large_blocks() -> None:
+def keep_large_blocks() -> None:
     """Have glibc keep freed activations instead of returning them to the system at every step.
 
     By default each large tensor is a fresh mapping whose pages fault one by one; measured on EfficientNet-Lite0 at

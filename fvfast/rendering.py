@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fvfast import models, recipes
+from fvfast import magnitudes, models, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
+from fvfast.generators import PREFIX, Generator
 from fvfast.models import Model
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
@@ -29,7 +31,8 @@ def render(
     target: str | Objective | Sequence[str | Objective] | None = None,
     *,
     recipe: str | Recipe = "default",
-    image: str | None = None,
+    image: str | Generator | None = None,
+    magnitude: str | Path | None = None,
     size: int | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -50,8 +53,10 @@ def render(
     model: what `fvfast.load` takes; never changed. weights: as there.
     target: a written target ("features.5:3,7", "logits:daisy"), an objective, or a list of these; None for the
         bundled network's showcase.
-    recipe: a name (default, lucent, torch-dreams, plain) or a Recipe.
+    recipe: a name (default, lucent, torch-dreams, plain, maco) or a Recipe.
     image, size, steps, lr: override the recipe: parameterisation, canvas in pixels, number and length of steps.
+        image: "fourier", "pixel", "phase", "generator:NAME" (see `fvfast.generators.find`), or a `Generator`.
+    magnitude: for phases: the file with their magnitudes, as `fvfast magnitude` writes it.
     seed: of the first copy; `copies` images of each target follow with seed + 1, ... The result is a pure function
         of model, target, recipe, size, steps, seed and dtype on one machine, whatever else is rendered beside it.
     batch: images in one tensor; by default one on a CPU (several at once, on threads), all on a GPU.
@@ -84,7 +89,11 @@ def render(
     canvas = canvas_size(known, size, loaded)
     try:
         job = Job(loaded, where, kind, canvas, known.view if known else None)
-        plan = _plan(job, target, recipe, image=image, steps=steps, lr=lr, seed=seed, copies=copies)
+        if isinstance(image, Generator):
+            generator, image = image, PREFIX + image.name
+            job.bring(image, generator)
+        changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
+        plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
         session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
         session.stages["model"] = time.perf_counter() - started
         return session.render()
@@ -98,15 +107,21 @@ def _plan(
     job: Job,
     target: str | Objective | Sequence[str | Objective] | None,
     recipe: str | Recipe,
+    magnitude: str | Path | None,
     *,
-    image: str | None,
-    steps: int | None,
-    lr: float | None,
     seed: int,
     copies: int,
+    **changes: Any,
 ) -> list[ImagePlan]:
     objectives = job.objectives(target)
-    chosen = [recipe_for(recipe, o, image=image, steps=steps, lr=lr, size=job.size) for o in objectives]
+    chosen = [recipe_for(recipe, objective, **changes) for objective in objectives]
+    if magnitude is not None:
+        if any(r.image != "phase" for r in chosen):
+            raise FvfastError("magnitudes belong to phases: --magnitude needs --image phase")
+        magnitudes.read(magnitude)  # what is wrong with it is said before any work is done
+        chosen = [dataclasses.replace(r, magnitude=str(magnitude)) for r in chosen]
+    for name in {r.image for r in chosen}:
+        job.kind(name)  # the same for a generator
     return [
         ImagePlan(row, objective, r, seed + copy)
         for row, (objective, r, copy) in enumerate(
@@ -121,9 +136,7 @@ def recipe_for(recipe: str | Recipe, objective: Objective, **changes: Any) -> Re
     if changes["lr"] is not None and not changes["lr"] > 0:
         raise FvfastError(f"lr must be above 0, not {changes['lr']}")
     if isinstance(recipe, Recipe):
-        parameterisation = changes["image"] or recipe.image
-        if parameterisation not in recipes.IMAGES:
-            raise FvfastError(f"unknown image {parameterisation!r}; there are {', '.join(recipes.IMAGES)}")
+        recipes.check_image(changes["image"] or recipe.image)
         return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     return recipes.choose(recipe, objective, **changes)
 

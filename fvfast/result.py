@@ -32,6 +32,7 @@ class Render:
     targets: how each is written; seeds: the seed of each.
     objective_start, objective: the objective on the unaugmented canvas, by the unmodified network in float32, [B].
     history: [B, steps] the objective of the view at each step; NaN where a step was not taken.
+    alphas: one an image: opacity [H, W] in 0..1, or None where the parameterisation knows of none.
     snapshots: one list an image of (step, [3, H, W]).
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
@@ -45,6 +46,7 @@ class Render:
     objective_start: Tensor
     objective: Tensor
     history: Tensor
+    alphas: list[Tensor | None]
     snapshots: list[list[tuple[int, Tensor]]]
     recipes: list[Recipe]
     specs: list[dict[str, Any]]
@@ -63,9 +65,12 @@ class Render:
     def __len__(self) -> int:
         return len(self.images)
 
-    def save(self, folder: str | Path = "renders") -> list[Path]:
-        """Write one PNG an image (and its snapshots) into `folder`, made if missing; returns the images' paths."""
-        return files.save(self, Path(folder))
+    def save(self, folder: str | Path = "renders", alpha: bool = False) -> list[Path]:
+        """Write one PNG an image (and its snapshots) into `folder`, made if missing; returns the images' paths.
+
+        alpha: make images transparent that know of an opacity.
+        """
+        return files.save(self, Path(folder), alpha)
 
     def sheet(self, columns: int | None = None) -> PIL.Image.Image:
         """All images on one contact sheet, with their targets and objectives."""

@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import layers, models, prepare, targets
+from fvfast import generators, layers, models, prepare, targets
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective
-from fvfast.images import PARAMETERISATIONS, Frame
+from fvfast.generators import PREFIX, Generator
+from fvfast.images import Fourier, Frame, Kind, Pixel
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
 from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
+from fvfast.phase import Phase
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.step import Batch
@@ -37,6 +39,9 @@ class ImagePlan:
     seed: int
 
 
+PARAMETERISATIONS: dict[str, Kind] = {"fourier": Fourier, "pixel": Pixel, "phase": Phase}
+
+
 class Job:
     """A model on its device, with its layers at the size of the views."""
 
@@ -45,6 +50,19 @@ class Job:
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
         self.module = prepare.pristine(model.module, device)
         self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
+        self.generators: dict[str, Generator] = {}
+
+    def kind(self, image: str) -> Kind:
+        """The parameterisation that a recipe's `image` names."""
+        if not image.startswith(PREFIX):
+            return PARAMETERISATIONS[image]
+        if image not in self.generators:
+            self.bring(image, generators.find(image.removeprefix(PREFIX)))
+        return self.generators[image]
+
+    def bring(self, image: str, generator: Generator) -> None:
+        """Have `image` mean a generator."""
+        self.generators[image] = generator.on(self.device)
 
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:
@@ -200,7 +218,7 @@ class Session:
     def _batch(self, images: list[ImagePlan]) -> Batch:
         job, recipe = self.job, images[0].recipe
         view = job.view
-        kind = PARAMETERISATIONS[recipe.image]
+        kind = job.kind(recipe.image)
         noise: list[Tensor] = []
         tables: list[Tensor] = []
         for image in images:
@@ -266,6 +284,7 @@ class Session:
             objective_start=torch.stack([r["start"] for r in taken]),
             objective=torch.stack([r["end"] for r in taken]),
             history=torch.stack([r["history"] for r in taken]),
+            alphas=[r["alpha"] for r in taken],
             snapshots=[r["snapshots"] for r in taken],
             recipes=[image.recipe for image in kept],
             specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
@@ -286,7 +305,7 @@ class Session:
         """What each image of a batch came to. Judged one objective at a time, so that company changes no bit."""
         job = self.job
         with torch.no_grad():
-            canvas = batch.image.canvas()
+            canvas, alpha = batch.image.canvas(), batch.image.alpha()
         start_canvas = self._start(batch)
         view = batch.image.frame.view
         history = F.pad(batch.history.T, (0, steps - batch.steps), value=float("nan"))  # [B, steps]
@@ -301,6 +320,7 @@ class Session:
                         batch.rows[i],
                         {
                             "image": canvas[i].cpu(),
+                            "alpha": None if alpha is None else alpha[i].cpu(),
                             "start": start[i - low],
                             "end": end[i - low],
                             "history": history[i],
@@ -334,7 +354,9 @@ def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What images must have in common to be optimised in one tensor."""
     views = "basis" if recipe.views.in_basis else recipe.views
     same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip)
-    return (*same, views)
+    # Spectra may differ in their envelopes; phases share one magnitude.
+    magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
+    return (*same, magnitude, views)
 
 
 def _notes(result: Render) -> list[str]:

@@ -79,7 +79,8 @@ class Step:
         """A step around the network in four launches, where the image's views are evaluated in its Fourier basis."""
         image = self.image
         looks_at_canvas = any(not leaf.layers for objective, _ in self.batch.objectives for leaf in objective.leaves())
-        if not isinstance(image, Fourier) or not image.views.in_basis or looks_at_canvas or self.batch.clip:
+        # A subclass of Fourier makes its spectrum out of another parameter, to which autograd knows the way.
+        if type(image) is not Fourier or not image.views.in_basis or looks_at_canvas or self.batch.clip:
             return None
         buffers = image.buffers()
         views = self.table[..., :5].contiguous()  # [steps, B, 5]
@@ -101,10 +102,13 @@ class Step:
         """A step of any image, and of objectives that look at the image itself."""
         views = self.table.index_select(0, self.count)[0]  # [B, 6]
         value = self._value(self.image.view(views))
-        (gradient,) = torch.autograd.grad(-value.sum(), self.parameter)
+        prior = self.image.prior()
+        loss = -value if prior is None else prior - value  # [B]; Adam minimises
+        (gradient,) = torch.autograd.grad(loss.sum(), self.parameter)
         with torch.no_grad():
             number = self.count[0] + 1
             adam_(self.parameter, self._clipped(gradient), self.exp_avg, self.exp_avg_sq, number, self.lr)
+            self.image.settle()
         return value
 
     def _value(self, view: Tensor) -> Tensor:
@@ -126,6 +130,7 @@ class Step:
         """Back to before the first step, in place: what a warm-up did is undone."""
         with torch.no_grad():
             self.parameter.copy_(self._start)
+            self.image.reset()
             self.exp_avg.zero_()
             self.exp_avg_sq.zero_()
             self.count.zero_()

@@ -55,7 +55,7 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
     r, k = geometry.rows, geometry.columns
     return {
         "columns": Tile({"BI": cut(64, half_h), "BR": cut(16 if exact else 32, r), "BK": cut(32, k)}),
-        "rows": Tile({"BI": cut(32, geometry.out_height), "BJ": 64, "BK": cut(32, k)}),
+        "rows": Tile({"BI": cut(16 if exact else 32, geometry.out_height), "BJ": 64, "BK": cut(32, k)}),
         "rows_adjoint": Tile({"BI": cut(32, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(64, k)}),
         "columns_adjoint": Tile({"BI": cut(32, half_h), "BR": cut(64, r), "BK": cut(16, k)}),
     }

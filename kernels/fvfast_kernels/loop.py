@@ -4,8 +4,9 @@ One step is `synthesize_into`, the network and its gradient, `synthesize_adjoint
 plus one. On a GPU all of that can be captured in a CUDA graph, after one step outside the capture has loaded
 the kernels. The views of all steps are drawn beforehand; the counter on the device picks the current ones.
 
-    buffers = Buffers.allocate(batch, height, width, out_size, colour=colour, mean=mean, std=std,
-    device=device) step = torch.zeros(1, dtype=torch.int32, device=device) for _ in range(steps):
+    buffers = Buffers.allocate(batch, height, width, out_size, colour=colour, mean=mean, std=std, device=device)
+    step = torch.zeros(1, dtype=torch.int32, device=device)
+    for _ in range(steps):
         synthesize_into(buffers, spectrum, envelope, views, step)
         grad = ...  # of a loss, by buffers.view
         synthesize_adjoint_adam_(buffers, grad, spectrum, exp_avg, exp_avg_sq, lr, envelope, views, step)

@@ -322,7 +322,7 @@ def test_ctrl_c_keeps_what_is_finished(cli):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "stopping after this step; what is finished is kept" in err
+    assert "stopping after this step (Ctrl-C again to leave at once)" in err
     assert "Traceback" not in err
     document = json.loads(out)
     assert document["interrupted"] is True

@@ -389,15 +389,15 @@ def test_version_and_help(cli):
 
 
 def test_the_screen_counts_and_hears_the_first_interrupt(capsys):
-    from fvfast.cli import _Screen
     from fvfast.result import Progress
+    from fvfast.screen import Screen
 
     before = signal.getsignal(signal.SIGINT)
-    with _Screen(quiet=True) as screen:
+    with Screen(quiet=True) as screen:
         screen.progress(Progress(0, 10, 0, 2, float("nan")))
         screen.progress(Progress(5, 10, 1, 2, 3.14159))
         task = screen.bar.tasks[0]
-        assert (task.completed, task.total, task.fields["images"], task.fields["value"]) == (5, 10, "1/2", "3.142")
+        assert (task.completed, task.total, task.fields["count"], task.fields["value"]) == (5, 10, "1/2", "3.142")
         assert not screen.stopped()
         signal.raise_signal(signal.SIGINT)
         assert screen.stopped()

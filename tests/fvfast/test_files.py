@@ -37,6 +37,7 @@ def made(count=2, snapshots=False, targets=None):
         objective_start=torch.zeros(count),
         objective=torch.arange(1.0, count + 1),
         history=torch.zeros(count, 5),
+        alphas=[None] * count,
         snapshots=[[(2, torch.full((3, 16, 16), 0.25))] if snapshots else [] for _ in range(count)],
         recipes=[Recipe("default", steps=5)] * count,
         specs=[{**SPEC, "target": f"a:{i}"} for i in range(count)],

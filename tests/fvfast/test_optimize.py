@@ -318,7 +318,7 @@ def test_the_allocators_setting_is_the_users_where_there_is_one(monkeypatch):
     asked = []
     monkeypatch.setattr(optimize.ctypes, "CDLL", lambda name: asked.append(name) or pytest.fail("called"))
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
-    optimize._keep_large_blocks()
+    optimize.keep_large_blocks()
     assert not asked
 
 
@@ -328,7 +328,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.setattr(optimize.ctypes, "CDLL", missing)
-    assert optimize._keep_large_blocks() is None
+    assert optimize.keep_large_blocks() is None
 
 
 def test_layers_of_names_each_layer_once():

@@ -382,8 +382,14 @@ def test_a_stopped_render_keeps_what_there_is_and_can_be_repeated(nets):
         ({"dtype": "float31"}, "unknown dtype 'float31'; there are float32, bfloat16, float16"),
         ({"recipe": "lucnt"}, "unknown recipe 'lucnt' (did you mean lucent?)"),
         ({"image": "oil"}, "unknown image 'oil' (did you mean pixel?); there are fourier, pixel"),
-        ({"recipe": RECIPES["lucent"], "image": "oil"}, "unknown image 'oil'; there are fourier, pixel"),
-        ({"recipe": Recipe("mine", image="oil")}, "unknown image 'oil'; there are fourier, pixel"),
+        (
+            {"recipe": RECIPES["lucent"], "image": "oil"},
+            "unknown image 'oil' (did you mean pixel?); there are fourier, pixel",
+        ),
+        (
+            {"recipe": Recipe("mine", image="oil")},
+            "unknown image 'oil' (did you mean pixel?); there are fourier, pixel",
+        ),
         ({"steps": 10**13}, "memory ran out with images of 32 px: use a smaller --size or fewer steps"),
     ],
 )

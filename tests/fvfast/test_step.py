@@ -12,6 +12,7 @@ from torch import nn
 from fvfast import layers, session
 from fvfast import objectives as o
 from fvfast.errors import FvfastError
+from fvfast.graph import record
 from fvfast.images import Fourier, Frame
 from fvfast.layers import Tap
 from fvfast.memory import images_that_fit
@@ -155,6 +156,73 @@ def test_a_loop_that_is_stopped_or_fails_releases_its_graph_too(tap):
     with pytest.raises(FvfastError, match=r"became nan at step 2"):
         ascend(broken, tap, never, recorder=recording)
     assert recording.released == 2
+
+
+class FakeGraph:
+    """Stands where `graph.CudaGraph` stands. A capture runs nothing; a replay runs what was captured."""
+
+    def __init__(self, refusal=None):
+        self.refusal, self.calls = refusal, []
+
+    def __call__(self, device):
+        assert device.type == "cpu"
+        return self
+
+    def run(self, step, times):
+        self.calls.append(f"run {times}")
+        for _ in range(times):
+            step()
+
+    def capture(self, step):
+        self.calls.append("capture")
+        if self.refusal:
+            step()  # as far as it came before it was refused
+            raise self.refusal
+        self.captured = step
+
+    def replay(self):
+        self.captured()
+
+    def release(self):
+        self.calls.append("release")
+
+    def wait(self):
+        self.calls.append("wait")
+
+
+@pytest.mark.parametrize("refusal", [None, RuntimeError("operation not permitted when stream is capturing\nmore")])
+def test_recording_warms_up_captures_and_starts_from_the_start(tap, refusal):
+    plain, recorded = fourier_batch(), fourier_batch()
+    ascend(plain, tap, never)
+    fake, said = FakeGraph(refusal), []
+    ascend(recorded, tap, never, said.append, lambda step, notify: record(step, notify, fake))
+    assert recorded.history.equal(plain.history)
+    assert recorded.image.parameter.equal(plain.image.parameter)
+    assert fake.calls[:2] == ["run 3", "capture"]
+    assert set(recorded.seconds) == {"warm-up", "capture", "loop"}
+    if refusal:
+        assert said == [
+            "this network cannot be captured as a CUDA graph (operation not permitted when stream is capturing); "
+            "running it step by step"
+        ]
+        assert "release" not in fake.calls  # nothing was captured
+    else:
+        assert said == []
+        assert fake.calls[-1] == "release"
+
+
+def test_a_render_shorter_than_the_warm_up_can_be_recorded(tap):
+    batch = fourier_batch(steps=2)
+    fake = FakeGraph()
+    ascend(batch, tap, never, recorder=lambda step, notify: record(step, notify, fake))
+    assert fake.calls[0] == "run 2"
+    assert batch.history.isfinite().all()
+
+
+def test_memory_that_runs_out_inside_a_capture_is_not_taken_for_a_refusal(tap):
+    fake = FakeGraph(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        ascend(fourier_batch(), tap, never, recorder=lambda step, notify: record(step, notify, fake))
 
 
 def test_snapshots_fall_on_their_steps_whatever_the_stride(tap, monkeypatch):

@@ -1,5 +1,9 @@
 """The reference synthesis against a dense float64 DFT, torch.fft and finite differences."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from fvfast_kernels import describe, frequencies, synthesize
@@ -198,3 +202,19 @@ def test_dispatch_obeys_argument_and_environment(monkeypatch):
     monkeypatch.setenv("FVFAST_KERNELS", "fast")
     with pytest.raises(ValueError, match="FVFAST_KERNELS must be one of"):
         describe("cpu")
+
+
+def test_importing_needs_no_triton():
+    """Not at start-up, where importing it would take half a second, and not where it cannot be installed."""
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, fvfast_kernels as k\n"
+        "view = k.synthesize(torch.ones(1, 3, 2, 4, 3), torch.ones(4, 3), torch.tensor([[0., 0, 1, 1, 0]]), width=4,\n"
+        "    out_size=(4, 4), colour=torch.eye(3), mean=torch.zeros(3), std=torch.ones(3))\n"
+        "assert view.shape == (1, 3, 4, 4) and not k.available('cpu')\n"
+        "print(k.describe('cpu')['backend'], [name for name in sys.modules if name.startswith('triton.')])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("FVFAST_KERNELS", "TRITON_INTERPRET")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "reference []", done.stderr

@@ -1,0 +1,127 @@
+"""Photographs as files: read upright, with what a file says besides its pixels, and written back alike."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from fvfast import files
+from fvfast.errors import FvfastError
+
+# How each format is written: as good as it gets without growing out of proportion.
+SAVING: dict[str, dict[str, object]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "PNG": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "BMP": {},
+    "GIF": {},
+}
+OPAQUE = ("JPEG", "BMP")  # what holds no transparency
+WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture and what its file says of it.
+
+    image: [3, H, W] float32 in 0..1, upright. alpha: "L", or None where it is opaque throughout.
+    format: Pillow's name of the file's format. exif: without its orientation, which is in the pixels now.
+    profile: the colour profile, if it belongs to RGB values.
+    """
+
+    image: Tensor
+    alpha: PIL.Image.Image | None = None
+    format: str = "PNG"
+    exif: bytes = b""
+    profile: bytes | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What the name of such a file ends in."""
+        return {"JPEG": ".jpg", "TIFF": ".tif"}.get(self.format, f".{self.format.lower()}")
+
+    def with_image(self, image: Tensor) -> Photograph:
+        """The same photograph with other pixels, [3, H, W] in 0..1."""
+        return replace(self, image=image)
+
+
+def read(path: str | Path) -> Photograph:
+    """Read a photograph. Raises FvfastError where there is none, or no picture in it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF, which are no fault here
+            with PIL.Image.open(path) as file:
+                file.load()
+                kind = file.format or "PNG"
+                upright = ImageOps.exif_transpose(file)
+            return _photograph(upright, kind)
+    except FileNotFoundError as error:
+        raise FvfastError(f"no file {path}") from error
+    except IsADirectoryError as error:
+        raise FvfastError(f"{path} is a folder, not a picture") from error
+    except PIL.UnidentifiedImageError as error:
+        raise FvfastError(f"{path} is not a picture that can be read") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise FvfastError(f"{path} is too large to be read as a picture ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FvfastError(f"{path} cannot be read as a picture ({error})") from error
+
+
+def _photograph(picture: PIL.Image.Image, kind: str) -> Photograph:
+    alpha = None
+    if picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+    # A profile describes the numbers it came with: after a conversion from CMYK or grey it would be wrong.
+    profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA", "P") else None
+    return Photograph(
+        image=to_tensor(picture),
+        alpha=alpha,
+        format=kind if kind in SAVING else "JPEG" if kind == "MPO" else "PNG",
+        exif=picture.getexif().tobytes() if picture.getexif() else b"",
+        profile=profile,
+    )
+
+
+def to_tensor(picture: PIL.Image.Image) -> Tensor:
+    """A picture as [3, H, W] float32 in 0..1."""
+    if picture.mode.startswith(("I", "F")):
+        grey = np.asarray(picture, dtype=np.float32)
+        grey = grey / (65535 if picture.mode.startswith("I") else max(1.0, float(grey.max())))
+        return torch.from_numpy(grey).clamp(0, 1).expand(3, -1, -1).contiguous()
+    array = np.array(picture.convert("RGB"))  # [H, W, 3]
+    return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
+
+
+def format_of(path: Path, photograph: Photograph) -> str:
+    """The format that a file's name asks for. Raises FvfastError where it cannot be written, or not whole."""
+    PIL.Image.init()
+    kind = PIL.Image.EXTENSION.get(path.suffix.lower())
+    if kind not in SAVING:
+        known = ".jpg, .png, .webp, .tif, .bmp or .gif"
+        raise FvfastError(f"cannot tell a picture's format from the name {path}: end it in {known}")
+    if photograph.alpha is not None and kind in OPAQUE:
+        raise FvfastError(f"{kind} holds no transparency, and the photograph has some: name a .png with --out")
+    return kind
+
+
+def write(photograph: Photograph, path: Path) -> None:
+    """Write a photograph in the format that the file's name asks for; whole, or not at all."""
+    kind = format_of(path, photograph)
+    picture = files.to_pil(photograph.image)
+    if photograph.alpha is not None:
+        picture.putalpha(photograph.alpha)
+    options = dict(SAVING[kind])
+    if photograph.profile:
+        options["icc_profile"] = photograph.profile
+    if photograph.exif and kind in WITH_EXIF:
+        options["exif"] = photograph.exif
+    with files.whole(path) as file:
+        picture.save(file, format=kind, **options)
