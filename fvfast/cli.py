@@ -320,8 +320,6 @@ def doctor(as_json: Json = False) -> None:
     print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
-app.command()(dream)
-app.command()(magnitude)
 app.command()(atlas)
 app.command()(examples)
 app.add_typer(cli_store.app, name="store")

@@ -138,6 +138,10 @@ class Board(Screen):
         self.task = self.bar.add_task("", total=None, count="0/?", rate="", left="?")
         self.interrupted = False
 
+    def __enter__(self) -> Board:
+        super().__enter__()
+        return self
+
     def advance(self, progress: AtlasProgress) -> None:
         """Show how far an atlas is."""
         completed = progress.done + progress.partial
@@ -205,6 +209,9 @@ def examples(
         )
     for sentence in found.failures:
         print(f"fvfast: {sentence}", file=sys.stderr)
+    if found.interrupted:
+        print("fvfast: interrupted; nothing was kept", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
     if as_json:
         print(json.dumps(found.document(), indent=2))
     else:

@@ -155,10 +155,11 @@ def _task(models: list[Any], setting: Setting, plan: list[ImagePlan], options: O
 
 def _fetch(reference: Any) -> Model:
     import ray
+    from ray import exceptions
 
     try:
         return ray.get(reference)
-    except ray.exceptions.RaySystemError as error:  # how Ray wraps what goes wrong while it unpacks
+    except exceptions.RaySystemError as error:  # how Ray wraps what goes wrong while it unpacks
         reason = next((line for line in str(error).splitlines() if line), "").removeprefix("System error: ")
         raise FvfastError(
             f"a Ray worker cannot load the model ({reason}): install what it needs on every node, or start them with "

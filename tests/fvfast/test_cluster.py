@@ -79,7 +79,13 @@ def test_a_stop_keeps_what_is_there_and_another_engine_goes_on(ray, tiny, monkey
     monkeypatch.setattr(cluster, "ON_CPU", 1)
     told = []
     first = atlas(
-        tiny, "deep", store="kept", engine="ray", progress=told.append, stop=lambda: told and told[-1].done > 1, **QUICK
+        tiny,
+        "deep",
+        store="kept",
+        engine="ray",
+        progress=told.append,
+        stop=lambda: bool(told) and told[-1].done > 1,
+        **QUICK,
     )
     assert first.interrupted
     assert 2 <= first.rendered < 12
