@@ -9,7 +9,7 @@ demo: .venv/base
 	$(BIN)/fvfast render --out renders
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
 gpu: .venv/dev
 	$(BIN)/python -m bench.gpu_report

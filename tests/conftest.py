@@ -2,7 +2,21 @@
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests that take many minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run only when asked for, so that any plain run stays under ten minutes."""
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="needs --slow: takes many minutes"))
