@@ -17,7 +17,7 @@ from pathlib import Path
 import PIL.Image
 
 import fvfast
-from fvfast.atlas import atlas
+from fvfast.atlases import atlas
 from fvfast.store import Store
 
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fvfast.atlases import AtlasProgress as AtlasProgress
+    from fvfast.atlases import AtlasResult as AtlasResult
+    from fvfast.atlases import atlas as atlas
     from fvfast.dreaming import Dream as Dream
     from fvfast.dreaming import dream as dream
     from fvfast.errors import FvfastError as FvfastError
@@ -26,10 +29,16 @@ if TYPE_CHECKING:
     from fvfast.rendering import render as render
     from fvfast.result import Progress as Progress
     from fvfast.result import Render as Render
+    from fvfast.store import Entry as Entry
+    from fvfast.store import Query as Query
+    from fvfast.store import Store as Store
     from fvfast.views import Views as Views
 
 # Importing torch takes seconds; `fvfast --help` should not.
 _HOMES = {
+    "AtlasProgress": "atlases",
+    "AtlasResult": "atlases",
+    "atlas": "atlases",
     "Dream": "dreaming",
     "dream": "dreaming",
     "FvfastError": "errors",
@@ -41,18 +50,27 @@ _HOMES = {
     "Progress": "result",
     "Render": "result",
     "render": "rendering",
+    "Entry": "store",
+    "Query": "store",
+    "Store": "store",
     "Views": "views",
 }
 __all__ = [
     "RECIPES",
+    "AtlasProgress",
+    "AtlasResult",
     "Dream",
+    "Entry",
     "FvfastError",
     "Generator",
     "Model",
     "Progress",
+    "Query",
     "Recipe",
     "Render",
+    "Store",
     "Views",
+    "atlas",
     "dream",
     "load",
     "render",

@@ -13,7 +13,7 @@ from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
 if TYPE_CHECKING:
-    from fvfast.atlas import AtlasProgress, AtlasResult
+    from fvfast.atlases import AtlasProgress, AtlasResult
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -50,7 +50,7 @@ def atlas(
     as_json: Json = False,
 ) -> None:
     """Render every feature of layers, or of a network, into a store. Killed at any moment, the same command goes on."""
-    from fvfast.atlas import atlas as run
+    from fvfast.atlases import atlas as run
 
     if batch != "auto" and not batch.isdecimal():
         raise FvfastError(f"--batch takes a number or auto, not {batch!r}")

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import fvfast
-from fvfast import atlas as package
+from fvfast import atlases as package
 from fvfast import files, places, upkeep
-from fvfast.atlas import AtlasProgress, atlas
+from fvfast.atlases import AtlasProgress, atlas
 from fvfast.cli_atlas import duration
 from fvfast.errors import FvfastError
 from fvfast.layers import trace

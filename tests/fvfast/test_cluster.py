@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fvfast import cluster, upkeep
-from fvfast.atlas import atlas
+from fvfast.atlases import atlas
 from fvfast.errors import FvfastError
 from fvfast.models import load
 from fvfast.places import Work

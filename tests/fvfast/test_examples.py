@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fvfast import evidence, examples, upkeep
-from fvfast.atlas import atlas
+from fvfast.atlases import atlas
 from fvfast.examples import find, nearest
 from fvfast.models import Model
 from fvfast.store import Query, Store
