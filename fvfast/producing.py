@@ -10,7 +10,7 @@ from typing import Any
 
 import fvfast
 from fvfast import blobs, files, targets
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.identity import render_key
 from fvfast.objectives import Channel
 from fvfast.optimize import OutOfMemory
@@ -79,6 +79,12 @@ def produce(
             raise
         stopped = session.interrupted
         return Chunk(failures=[] if stopped else [str(error)], interrupted=stopped)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FvfastError(
+            f"memory ran out with images of {job.size} px: use a smaller --size or fewer steps"
+        ) from error
     wanted = {key_of(job, image, weights): image for image in plan}
     made = []
     for row, spec in enumerate(result.specs):

@@ -10,6 +10,8 @@ import torch
 
 import fvfast.cli
 from fvfast.models import Model
+from fvfast.store import Store
+from tests.fvfast.sketch_store import made
 
 HERE = Path(__file__).parent
 
@@ -58,3 +60,13 @@ def cli(capsys):
         return exit_.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A store of five renders: three channels of a deep layer, two of a shallow one, one of these by lucent."""
+    there = tmp_path / "kept"
+    with Store(there, write=True) as store:
+        store.add([made(2), made(0), made(10)])
+        store.add([made(1, "shallow", 1), made(0, "shallow", 1, recipe="lucent")])
+    return there

@@ -2,7 +2,7 @@
 
 import errno
 import hashlib
-import json
+import io
 import os
 import sqlite3
 import subprocess
@@ -10,69 +10,25 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
 
-from fvfast import blobs, exports, files, schema, upkeep
+from fvfast import blobs, files, schema, upkeep
 from fvfast.errors import FvfastError
 from fvfast.identity import render_key, weights_digest
-from fvfast.store import Entry, Made, Query, Store
+from fvfast.store import Made, Query, Store
+from tests.fvfast.sketch_store import made, tree
 
 HERE = Path(__file__).parent
-SPEC = {
+SPEC: dict[str, Any] = {
     "target": "deep:3",
     "recipe": {"name": "default", "steps": 4, "zoom": (0.9, 1.1)},
     "size": 32,
     "seed": 0,
     "dtype": "float32",
 }
-
-
-def made(number: int, layer: str = "deep", depth: int = 3, model: str = "tiny", recipe: str = "default") -> Made:
-    others = sum(f"{model} {layer} {recipe}".encode()) * 37
-    picture = PIL.Image.new("RGB", (32, 24), (number * 20 % 256, others % 256, 128))
-    data, small = blobs.encode(picture, "png"), blobs.thumbnail(picture)
-    entry = Entry(
-        key=hashlib.sha256(f"{model} {layer} {number} {recipe}".encode()).hexdigest(),
-        model=model,
-        weights="none",
-        weights_digest="0" * 64,
-        layer=layer,
-        depth=depth,
-        channel=number,
-        target=f"{layer}:{number}",
-        recipe={"name": recipe, "steps": 4, "views": {"zoom": [0.9, 1.1]}},
-        seed=0,
-        size=32,
-        steps=4,
-        objective_start=-0.5,
-        objective_end=number + 0.25,
-        seconds=0.125,
-        device="cpu",
-        path="reference",
-        dtype="float32",
-        version="0.1.0",
-        created="2025-06-01T12:00:00+00:00",
-        note="",
-        image=blobs.address("images", data, "png"),
-        thumbnail=blobs.address("thumbnails", small, "webp"),
-    )
-    return Made(entry, data, small)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A store of five renders: three channels of a deep layer, two of a shallow one, one of these by lucent."""
-    there = tmp_path / "kept"
-    with Store(there, write=True) as store:
-        store.add([made(2), made(0), made(10)])
-        store.add([made(1, "shallow", 1), made(0, "shallow", 1, recipe="lucent")])
-    return there
-
-
-def tree(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 # Rows and files --------------------------------------------------------------------------------------------
@@ -185,7 +141,7 @@ def test_images_are_lossless(format, tmp_path):
 
 
 def test_thumbnails_are_small():
-    with PIL.Image.open(__import__("io").BytesIO(blobs.thumbnail(PIL.Image.new("RGB", (400, 200))))) as image:
+    with PIL.Image.open(io.BytesIO(blobs.thumbnail(PIL.Image.new("RGB", (400, 200))))) as image:
         assert (image.size, image.format) == ((96, 48), "WEBP")
 
 
@@ -206,6 +162,15 @@ def test_a_key_depends_on_what_determines_a_render_and_on_nothing_else(tiny):
     others.append(render_key(SPEC, replace(tiny, mean=(0.5, 0.5, 0.5)), digest))
     others.append(render_key(SPEC, tiny, "0" * 64))
     assert len({key, *others}) == 9
+
+
+def test_a_key_follows_what_is_in_a_file_of_magnitudes(tiny, tmp_path):
+    def key(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        recipe = {**SPEC["recipe"], "magnitude": str(tmp_path / name)}
+        return render_key({**SPEC, "recipe": recipe}, tiny, "0" * 64)
+
+    assert key("a", b"1") == key("b", b"1") != key("a", b"2")
 
 
 def test_a_weights_digest_sees_every_number(tiny):
@@ -322,149 +287,6 @@ def test_a_newer_schema_is_left_alone(folder):
     for write in (False, True):
         with pytest.raises(FvfastError, match=r"has version 99.*update fvfast"):
             Store(folder, write=write)
-
-
-# Upkeep ----------------------------------------------------------------------------------------------------
-
-
-def damage(folder: Path) -> tuple[str, str, str, str]:
-    """One file missing, one altered, one without a row, one unfinished."""
-    missing, altered = made(0).entry.image, made(2).entry.thumbnail
-    (folder / missing).unlink()
-    with (folder / altered).open("r+b") as file:
-        file.seek(20)
-        file.write(b"\x00\xff")
-    orphan, unfinished = "images/ee/" + "e" * 64 + ".png", "images/ee/.fvfast-abc"
-    (folder / "images/ee").mkdir(exist_ok=True)
-    (folder / orphan).write_bytes(b"alone")
-    (folder / unfinished).write_bytes(b"half")
-    return missing, altered, orphan, unfinished
-
-
-def test_verify_finds_every_kind_of_damage(folder):
-    with Store(folder) as store:
-        assert upkeep.verify(store) == upkeep.Report(rows=5)
-        missing, altered, orphan, unfinished = damage(folder)
-        report = upkeep.verify(store)
-    assert report == upkeep.Report(5, [missing], [altered], [orphan], [unfinished])
-    assert not report.sound
-
-
-def test_gc_removes_what_no_row_names_and_nothing_else(folder, cli):
-    before = tree(folder)
-    _, _, orphan, unfinished = damage(folder)
-    missing = made(0).entry.image
-    code, out, err = cli("store", "gc", "--store", folder, "--json")
-    assert (code, err) == (0, "")
-    assert json.loads(out) == {"store": str(folder), "removed": 2, "bytes": 9}
-    assert tree(folder) == before - {missing}
-    assert not (folder / orphan).exists()
-    assert not (folder / unfinished).exists()
-
-
-def test_verify_and_repair_on_the_command_line(folder, cli):
-    code, out, err = cli("store", "verify", "--store", folder)
-    assert (code, out, err) == (0, "5 rows: sound\n", "")
-    missing, altered, orphan, _ = damage(folder)
-    code, out, err = cli("store", "verify", "--store", folder)
-    assert code == 2
-    assert out.splitlines() == [
-        f"missing: {missing}",
-        f"damaged: {altered}",
-        "5 rows: 1 files missing, 1 damaged; 1 files without a row, 1 unfinished",
-    ]
-    assert err == f"fvfast: the store {folder} is broken: `fvfast store verify --repair --store {folder}` mends it\n"
-    document = json.loads(cli("store", "verify", "--store", folder, "--json")[1])
-    assert (document["sound"], document["missing"], document["orphans"]) == (False, [missing], [orphan])
-    code, _, err = cli("store", "verify", "--repair", "--store", folder)
-    assert (code, err) == (0, "fvfast: dropped 2 rows; the atlas command makes them again\n")
-    with Store(folder) as store:
-        assert [e.target for e in store.entries()] == ["shallow:0", "shallow:1", "deep:10"]
-        assert upkeep.verify(store).sound
-
-
-# Exports and listings --------------------------------------------------------------------------------------
-
-
-def test_a_folder_with_a_manifest(folder, tmp_path, cli):
-    with Store(folder, write=True) as store:  # the same target twice: another recipe
-        store.add([made(1, "shallow", 1, recipe="plain")])
-    code, out, _ = cli("store", "export", tmp_path / "site", "--store", folder, "--layer", "shallow")
-    assert (code, out) == (0, f"3 renders in {tmp_path / 'site'}\n")
-    manifest = json.loads((tmp_path / "site/manifest.json").read_text())
-    assert [row["target"] for row in manifest] == ["shallow:0", "shallow:1", "shallow:1"]
-    assert manifest[0]["image"] == "images/tiny-shallow-0.png"
-    assert manifest[0]["recipe"]["name"] == "lucent"
-    assert tree(tmp_path / "site") == {"manifest.json"} | {row[k] for row in manifest for k in ("image", "thumbnail")}
-    assert len(tree(tmp_path / "site")) == 7
-    assert (tmp_path / "site" / manifest[0]["image"]).read_bytes() == made(0, "shallow", 1, recipe="lucent").image
-
-
-def test_parquet_holds_the_rows_and_the_images(folder, tmp_path, cli):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'fvfast[parquet]'")
-    code, out, _ = cli("store", "export", tmp_path / "all.parquet", "--store", folder, "--json")
-    assert (code, json.loads(out)["renders"]) == (0, 5)
-    table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
-    assert [row["target"] for row in table] == ["shallow:0", "shallow:1", "deep:0", "deep:2", "deep:10"]
-    assert table[4]["objective_end"] == 10.25
-    assert json.loads(table[0]["recipe"])["name"] == "lucent"
-    assert table[2]["image_bytes"] == made(0).image
-    assert cli("store", "export", tmp_path / "bare.parquet", "--store", folder, "--no-images")[0] == 0
-    assert "image_bytes" not in parquet.read_table(tmp_path / "bare.parquet").column_names
-
-
-def test_parquet_without_pyarrow_says_what_to_install(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with Store(folder) as store, pytest.raises(FvfastError, match=r"pip install 'fvfast\[parquet\]'"):
-        exports.to_parquet(store, tmp_path / "x.parquet")
-    assert not (tmp_path / "x.parquet").exists()
-
-
-def test_listing_and_showing(folder, cli):
-    code, out, err = cli("store", "ls", "--store", folder, "--layer", "deep", "--channels", "0-9")
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0].split() == ["key", "model", "target", "recipe", "px", "steps", "seed", "start", "end", "s"]
-    assert lines[1].split()[1:] == ["tiny", "deep:0", "default", "32", "4", "0", "-0.500", "0.250", "0.1"]
-    assert lines[3] == f"1-2 of 2 renders in {folder}"
-    document = json.loads(cli("store", "ls", "--store", folder, "--limit", 2, "--offset", 3, "--json")[1])
-    assert document["total"] == 5
-    assert [row["target"] for row in document["renders"]] == ["deep:2", "deep:10"]
-    key = made(10).entry.key
-    for name in ("deep:10", key, key[:12]):
-        shown = json.loads(cli("store", "show", name, "--store", folder, "--json")[1])
-        assert shown["key"] == key
-        assert Path(shown["image"]).read_bytes() == made(10).image
-        assert shown["examples"] == shown["neighbours"] == []
-    assert "objective_end    10.25" in cli("store", "show", "deep:10", "--store", folder)[1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("show", "deep:1"), "no render 'deep:1' in"),
-        (("show", ""), "no render '' in"),
-        (("ls", "--channels", "x"), "--channels takes a number or a range such as 0-63, not 'x'"),
-        (("export", "out", "--layer", "none"), "nothing to export"),
-        (("export", "kept/index.sqlite/x"), "cannot write to kept/index.sqlite/x"),
-        (("export", "no/where/x.parquet"), "cannot write no/where/x.parquet (No such file or directory)"),
-        (("ls", "--limit", "0"), "Invalid value"),
-    ],
-)
-def test_bad_input_is_one_sentence(folder, cli, arguments, sentence):
-    code, out, err = cli("store", *arguments, "--store", folder)
-    assert (code, out) == (2, "")
-    assert sentence in err
-    assert len(err.splitlines()) == 1
-
-
-def test_a_target_by_two_recipes_is_shown_by_key(folder, cli):
-    with Store(folder, write=True) as store:
-        store.add([made(10, recipe="plain")])
-    code, _, err = cli("store", "show", "deep:10", "--store", folder)
-    assert code == 2
-    assert "'deep:10' names 2 renders; write one of the keys" in err
-    assert made(10, recipe="plain").entry.key[:10] in err
 
 
 # Many rows -------------------------------------------------------------------------------------------------
