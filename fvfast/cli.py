@@ -223,6 +223,8 @@ def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
 def _table(console: Console, result: Render, paths: list[Path]) -> None:
     from rich.table import Table
 
+    from fvfast.result import figure
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("target", overflow="fold")
     table.add_column("start", justify="right")
@@ -230,7 +232,7 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
     table.add_column("file", overflow="fold")
     starts, ends = result.objective_start.tolist(), result.objective.tolist()
     for target, start, end, path in zip(result.targets, starts, ends, paths, strict=True):
-        table.add_row(target, f"{start:.3f}", f"{end:.3f}", path.name)
+        table.add_row(target, figure(start), figure(end), path.name)
     console.print(table)
     folder = paths[0].parent
     where = f"in {folder}" + (f"; all on one page: {folder / 'sheet.png'}" if len(paths) > 1 else "")

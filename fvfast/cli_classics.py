@@ -130,6 +130,8 @@ def _falling(dreamer: Dreamer, image: Tensor, frames: int, screen: Screen) -> It
 
 
 def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool) -> None:
+    from fvfast.result import figure
+
     height, width = result.image.shape[-2:]
     document: dict[str, Any] = {
         "model": result.model,
@@ -149,7 +151,7 @@ def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool
     if as_json:
         print(json.dumps(document, indent=2))
         return
-    print(f"{', '.join(result.targets)}: {result.objective_start:.3f} to {result.objective:.3f}")
+    print(f"{', '.join(result.targets)}: {figure(result.objective_start)} to {figure(result.objective)}")
     print(
         f"{out}, {width}x{height}, {len(result.sizes)} octaves, {result.steps} steps in {result.seconds:.1f} s on "
         f"{result.device}"

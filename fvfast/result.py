@@ -13,6 +13,11 @@ from fvfast import files
 from fvfast.recipes import Recipe
 
 
+def figure(value: float) -> str:
+    """An objective for people: three decimals, or where these would show nothing, three digits."""
+    return f"{value:.3f}" if value == 0 or not abs(value) < 0.01 else f"{value:.2e}"
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a render is. `value` is the mean objective of the views last seen, NaN before the first."""
@@ -75,7 +80,7 @@ class Render:
     def sheet(self, columns: int | None = None) -> PIL.Image.Image:
         """All images on one contact sheet, with their targets and objectives."""
         captions = [
-            f"{start:.2f} to {end:.2f}"
+            f"{figure(start)} to {figure(end)}"
             for start, end in zip(self.objective_start.tolist(), self.objective.tolist(), strict=True)
         ]
         return files.sheet([files.to_pil(i) for i in self.images], self.targets, captions, columns)

@@ -5,6 +5,7 @@ import pytest
 
 import fvfast
 from fvfast import files
+from fvfast.result import figure
 
 
 @pytest.fixture
@@ -31,3 +32,11 @@ def test_a_length_and_a_sheet(result):
     assert wide.width > wide.height
     assert tall.height > tall.width
     assert wide.width > 2 * 224
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12.34567, "12.346"), (-0.5, "-0.500"), (0.0, "0.000"), (1.09e-6, "1.09e-06"), (float("nan"), "nan")],
+)
+def test_small_objectives_keep_their_digits(value, text):
+    assert figure(value) == text
