@@ -70,7 +70,7 @@ class Here:
         self, work: Work, partly: Callable[[float], None], stop: Callable[[], bool], notify: Callable[[str], None]
     ) -> Generator[Chunk]:
         workers = crew_size(work.options.threads)[0] if work.device.type == "cpu" else 1
-        pace = Pace(workers, work.options.batch or 1 if work.device.type == "cpu" else LARGEST // 2)
+        pace = Pace(workers, work.options.batch or (1 if work.device.type == "cpu" else LARGEST // 2))
         for group in together(work):
             at = 0
             while at < len(group) and not stop():

@@ -80,7 +80,8 @@ def stages(module: nn.Module, layers: Mapping[str, Layer]) -> dict[str, int]:
 
 def _weighs(module: nn.Module) -> bool:
     """Whether a module has a matrix or a kernel of its own: what makes features, and takes time."""
-    return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+    own = module.named_parameters(recurse=False)
+    return any(parameter.dim() >= 2 and name.endswith("weight") for name, parameter in own)  # no embedding of positions
 
 
 def _last_is_head(modules: Mapping[str, nn.Module], name: str) -> bool:

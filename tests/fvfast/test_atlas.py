@@ -194,6 +194,15 @@ def test_a_pattern_stands_for_one_part_of_a_name():
     assert place["_blocks.4._bn1"] < place["_blocks.4"] < place["_blocks.5._expand_conv"]
 
 
+def test_a_transformers_whole_network_is_its_attention_and_its_linear_maps():
+    model = load("vit_b_16", "none")
+    every = whole_network(model.module, trace(model.module.eval(), 224))
+    block = "encoder.layers.encoder_layer_0."
+    assert every[:4] == ["conv_proj", f"{block}self_attention", f"{block}mlp.0", f"{block}mlp.3"]
+    assert every[-2:] == ["encoder.layers.encoder_layer_11.mlp.3", "logits"]
+    assert len(every) == 1 + 12 * 3 + 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
