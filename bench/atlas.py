@@ -1,5 +1,7 @@
 """Features a second of one atlas against separate renders in one process: `python -m bench.atlas`.
 
+`--write` puts the figures into bench/results/atlas.json and docs/atlas.md.
+
 Half of the separate renders come before the atlas and half after it, so that a machine that slows down meanwhile does
 not favour either. Both have the model loaded once, and both write every image. The atlas's images are compared with
 the separate ones to the last byte.
@@ -13,10 +15,12 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
 import fvfast
+from bench.report import DOCS, ROOT, stamp, table, write_block
 from fvfast.atlases import atlas
 from fvfast.store import Store
 
@@ -27,6 +31,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--write", action="store_true", help="into bench/results/ and docs/atlas.md")
     options = parser.parse_args()
     model = fvfast.load()
     how = {"size": options.size, "steps": options.steps}
@@ -48,6 +53,7 @@ def main() -> None:
         _compare(Path(folder), result.rendered)
     apart = before + after
     report = {
+        "stamp": stamp(),
         "layer": options.layer,
         "channels": options.channels,
         **how,
@@ -60,6 +66,25 @@ def main() -> None:
         "ratio": round(apart / together, 2),
     }
     print(json.dumps(report, indent=2))
+    if options.write:
+        publish(report)
+
+
+def publish(report: dict[str, Any]) -> None:
+    """Keep a report, and show it in the documentation."""
+    (ROOT / "bench" / "results" / "atlas.json").write_text(json.dumps(report, indent=1) + "\n")
+    rows = [
+        ["separate renders", f"{sum(report['separate_s']):.1f}", f"{report['separate_features_per_s']:.2f}", "1"],
+        ["one atlas", f"{report['atlas_s']:.1f}", f"{report['atlas_features_per_s']:.2f}", f"{report['ratio']:.2f}"],
+    ]
+    text = (
+        f"{report['channels']} channels of EfficientNet-Lite0's `{report['layer']}`, {report['size']} px, "
+        f"{report['steps']} steps, in one process with the model loaded once, on {report['processors']} cores that "
+        f"other work shared (load {report['load']:.1f}):\n\n"
+        + table(["way", "s", "features/s", "ratio"], rows)
+        + f"\n\nMeasured on {report['stamp']}."
+    )
+    write_block(DOCS / "atlas.md", "bench", text)
 
 
 def _compare(folder: Path, rendered: int) -> None:

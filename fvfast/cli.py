@@ -223,7 +223,7 @@ def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
 def _table(console: Console, result: Render, paths: list[Path]) -> None:
     from rich.table import Table
 
-    from fvfast.result import figure
+    from fvfast.tables import figure
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("target", overflow="fold")

@@ -130,7 +130,7 @@ def _falling(dreamer: Dreamer, image: Tensor, frames: int, screen: Screen) -> It
 
 
 def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool) -> None:
-    from fvfast.result import figure
+    from fvfast.tables import figure
 
     height, width = result.image.shape[-2:]
     document: dict[str, Any] = {

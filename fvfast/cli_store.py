@@ -12,7 +12,7 @@ import typer
 
 from fvfast.cli_atlas import BAD_INPUT, Json, StoreFolder
 from fvfast.errors import FvfastError
-from fvfast.tables import print_columns
+from fvfast.tables import figure, print_columns
 
 if TYPE_CHECKING:
     from fvfast.store import Entry, Query, Store
@@ -58,8 +58,8 @@ def ls(
             str(e.size),
             str(e.steps),
             str(e.seed),
-            f"{e.objective_start:.3f}",
-            f"{e.objective_end:.3f}",
+            figure(e.objective_start),
+            figure(e.objective_end),
             f"{e.seconds:.1f}",
         )
         for e in entries
@@ -95,7 +95,7 @@ def show(
     for name, value in document.items():
         print(f"{name.ljust(width)}  {value}")
     for example in examples:
-        print(f"{'example'.ljust(width)}  {example['activation']:.3f}  {example['source']}")
+        print(f"{'example'.ljust(width)}  {figure(example['activation'])}  {example['source']}")
     for other in neighbours:
         print(f"{'neighbour'.ljust(width)}  {other['cosine']:.3f}  {entry.layer}:{other['other']}")
 

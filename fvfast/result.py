@@ -11,11 +11,7 @@ from torch import Tensor
 
 from fvfast import files
 from fvfast.recipes import Recipe
-
-
-def figure(value: float) -> str:
-    """An objective for people: three decimals, or where these would show nothing, three digits."""
-    return f"{value:.3f}" if value == 0 or not abs(value) < 0.01 else f"{value:.2e}"
+from fvfast.tables import figure
 
 
 @dataclass(frozen=True)

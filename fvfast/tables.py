@@ -1,4 +1,4 @@
-"""Tables on a terminal, in plain text that can be piped."""
+"""Tables and figures on a terminal, in plain text that can be piped."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def print_columns(header: tuple[str, ...] | None, rows: list[tuple[str, ...]], r
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+def figure(value: float) -> str:
+    """An objective for people: three decimals, or where these would show nothing, three digits."""
+    return f"{value:.3f}" if value == 0 or not abs(value) < 0.01 else f"{value:.2e}"

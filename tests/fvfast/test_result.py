@@ -5,7 +5,7 @@ import pytest
 
 import fvfast
 from fvfast import files
-from fvfast.result import figure
+from fvfast.tables import figure
 
 
 @pytest.fixture
