@@ -15,7 +15,7 @@ import torch
 
 from bench.report import DOCS, stamp, table, write_block
 
-TARGET, IMAGES, STEPS, ROUNDS = "_blocks.10:3", 8, 8, 5
+TARGET, IMAGES, STEPS, ROUNDS = "_blocks.10:3", 8, 8, 3
 
 CODE = """
 import fvfast
