@@ -1,8 +1,8 @@
 """The hot loop: gradient ascent on batches of images, and the workers that run batches side by side.
 
-On a CPU a batch is one image, and several batches run at once, each on threads of its own. That is faster than one large
-batch (docs/performance.md), each forward pass ends at its own image's layer, and an image comes out the same to the last
-bit whether it is rendered alone or in company. On a GPU a batch is as large as memory allows.
+On a CPU a batch is one image, and several batches run at once, each on threads of its own. That is faster than one
+large batch (docs/performance.md), each forward pass ends at its own image's layer, and an image comes out the same to
+the last bit whether it is rendered alone or in company. On a GPU a batch is as large as memory allows.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def keep_large_blocks() -> None:
     """Have glibc keep freed activations instead of returning them to the system at every step.
 
     By default each large tensor is a fresh mapping whose pages fault one by one; measured on EfficientNet-Lite0 at
-    224 px with batches of 8, that is more than half of a step (docs/performance.md). Does nothing elsewhere than on glibc.
+    224 px with batches of 8, that is more than half of a step (docs/performance.md). Does nothing but on glibc.
     """
     if not sys.platform.startswith("linux") or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return
