@@ -127,7 +127,9 @@ def _step(case: Case, device: torch.device, dtype: torch.dtype) -> Step:
     plan = [ImagePlan(i, Channel(case.layer, i % channels), recipe, i) for i in range(case.batch)]
     wanted = layers_of([image.objective for image in plan])
     session = Session(job, plan, case.batch, None, None, None, None, lambda _: None)
-    fast = prepare(job.module, job.layers, wanted, job.view, dtype, wide=dtype != torch.float32)
+    fast = prepare(
+        job.module, job.layers, wanted, job.view, dtype, wide=device.type == "cuda" and dtype != torch.float32
+    )
     session.channels = fast.channels
     (batch,) = session.batches()
     return Step(batch, fast)

@@ -1,4 +1,4 @@
-"""How good a render is, and how far two renders are apart."""
+"""How good a render is: the statistics that tell a picture from noise."""
 
 from __future__ import annotations
 
@@ -53,11 +53,6 @@ def colourfulness(images: Tensor) -> Tensor:
     rg, yb = red - green, (red + green) / 2 - blue
     spread = (rg.var(1, correction=0) + yb.var(1, correction=0)).sqrt()
     return spread + 0.3 * (rg.mean(1).square() + yb.mean(1).square()).sqrt()
-
-
-def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of two batches of images in 0..1, in dB, [B]; infinite where they are equal."""
-    return -10 * (images - others).square().mean((1, 2, 3)).log10()
 
 
 def _luma(images: Tensor) -> Tensor:

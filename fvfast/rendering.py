@@ -59,7 +59,7 @@ def render(
     magnitude: for phases: the file with their magnitudes, as `fvfast magnitude` writes it.
     seed: of the first copy; `copies` images of each target follow with seed + 1, ... The result is a pure function
         of model, target, recipe, size, steps, seed and dtype on one machine, whatever else is rendered beside it.
-    batch: images in one tensor; by default one on a CPU (several at once, on threads), all on a GPU.
+    batch: images in one tensor; by default one on a CPU (several at once, on threads), on a GPU what memory allows.
     device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
         one, else the CPU in float32.
     threads: processors for each image on a CPU.

@@ -57,10 +57,3 @@ def test_colourfulness_by_hand():
     halves[..., 2:] = torch.tensor([0, 1.0, 0])[:, None, None]
     # rg = +-1: spread 1, mean 0; yb = 1/2
     assert quality.colourfulness(halves).item() == pytest.approx(1 + 0.3 * 0.5, abs=1e-6)
-
-
-def test_psnr():
-    image = torch.full((2, 3, 4, 4), 0.5)
-    other = image.clone()
-    other[0] += 0.1
-    assert quality.psnr(image, other).tolist() == pytest.approx([20, float("inf")], rel=1e-4)

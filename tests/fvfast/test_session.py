@@ -8,6 +8,7 @@ from torch import nn
 
 import fvfast
 from fvfast import objectives as o
+from fvfast import prepare
 from fvfast.errors import FvfastError
 from fvfast.models import Model
 
@@ -87,3 +88,22 @@ def test_the_order_of_the_targets_is_the_order_of_the_images(tiny):
     assert result.targets == ["stem:1", "logits:2", "deep:3", "stem:0"]
     for i, target in enumerate(result.targets):
         assert result.images[i].equal(fvfast.render(tiny, target, size=32, steps=2).images[0])
+
+
+def test_in_half_precision_too_an_image_does_not_depend_on_its_company(nets, monkeypatch):
+    """`mix` cannot be folded, which must not decide how many channels the stem of `early` sees."""
+    seen = []
+    original = prepare.prepare
+
+    def note(*arguments, **options):
+        fast = original(*arguments, **options)
+        seen.append(fast.channels)
+        return fast
+
+    monkeypatch.setattr(prepare, "prepare", note)
+    model = Model("shared", "none", nets.Shared(), size=32)
+    options = {"size": 32, "steps": 4, "dtype": "bfloat16"}
+    together = fvfast.render(model, ["early:0", "mix:0"], **options)
+    alone = fvfast.render(model, "early:0", **options)
+    assert seen == [3, 3]
+    assert together.images[0].equal(alone.images[0])
