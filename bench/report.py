@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from bench import record
+from bench.record import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
 
 def stamp() -> str:
     """One line on where and when a figure was measured."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    today = datetime.date.today().isoformat()
-    return f"{device}, torch {torch.__version__}, Python {platform.python_version()}, {today}, commit {commit or '?'}"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    return f"{torch.get_num_threads()} cores of {name.group(1).strip() if name else platform.machine()}"
+    return record.line(record.machine())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
