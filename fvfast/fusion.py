@@ -1,4 +1,4 @@
-"""A frozen network on a CPU, its convolutions as single oneDNN calls: padding, weights' layout, bias and ReLU in one.
+"""Convolutions of a frozen network as single oneDNN calls: padding, layout of the weights, bias and ReLU in one.
 
 PyTorch's own convolutions reorder their weights at every call, pad in a pass of their own and clamp in another; and at
 batch 1 on one thread, 1x1 convolutions run without oneDNN (docs/performance.md has what each is worth). Weights that
@@ -7,81 +7,17 @@ never change can be laid out once, for both directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fvfast.errors import is_out_of_memory
-from fvfast.tape import Op, Ref, Tape, record
+from fvfast.tape import Op, Ref, Tape
 
 aten = torch.ops.aten
 RELU = (0.0, float("inf"))
-
-# A recorded network computes the same sums in another order: at most 2e-6 at the logits of 13 networks. Half
-# precision rounds differently at every layer, and a ReLU at its edge passes a gradient or does not.
-OUTPUT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-GRADIENT_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 3e-1}
-
-
-def lower(run: Callable[[Tensor], list[Tensor]], image: Tensor) -> Tape | None:
-    """`run` recorded at an image's size and fused; None where that cannot be done or would not be the same.
-
-    run: a frozen network's outputs from an image [B, 3, H, W]. What comes out, and its gradient, are compared with
-    `run` itself: a module with a backward pass of its own, say, stays as it is.
-    """
-    if image.dtype not in OUTPUT_TOLERANCE or not usable(image.dtype):
-        return None
-    generator = torch.Generator().manual_seed(0)
-    # Judged by another image than the one it was recorded from, or a constant of that one would not show.
-    example, other = (_laid_out(torch.randn(image.shape, generator=generator).to(image)) for _ in range(2))
-    tape = record(run, example)
-    if tape is None:
-        return None
-    tape = fuse(tape, image.dtype)
-    try:
-        return tape if _same(run, tape, other) else None
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        return None  # recorded were operations for inference only, such as a transformer's fast path
-
-
-def usable(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there, and fast in this dtype."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _same(run: Callable[[Tensor], list[Tensor]], tape: Tape, image: Tensor) -> bool:
-    values: list[list[Tensor]] = []
-    gradients: list[Tensor] = []
-    for function in (run, tape):
-        leaf = image.detach().clone(memory_format=torch.channels_last).requires_grad_()
-        with torch.enable_grad():
-            outputs = function(leaf)
-            if not any(o.requires_grad for o in outputs):
-                return False
-            generator = torch.Generator().manual_seed(1)
-            loss = sum((o.float() * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
-            assert isinstance(loss, Tensor)
-            gradients.append(torch.autograd.grad(loss, leaf)[0])
-        values.append([o.detach() for o in outputs])
-    near = all(_error(b, a) <= OUTPUT_TOLERANCE[image.dtype] for a, b in zip(*values, strict=True))
-    return near and _error(gradients[1], gradients[0]) <= GRADIENT_TOLERANCE[image.dtype]
-
-
-def _error(value: Tensor, reference: Tensor) -> float:
-    scale = reference.float().norm()
-    error = (value.float() - reference.float()).norm()
-    return float(error / scale) if scale > 0 else float(error)
-
-
-# Convolutions ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -120,7 +56,7 @@ class Convolution:
             self.turned = _packed(grouped, self, margin, [shape[0], self.weight.shape[0], *out])
 
     def __call__(self, image: Tensor) -> Tensor:
-        return _Convolve.apply(image, self)  # pyright: ignore[reportReturnType]
+        return self.forward(image)
 
     def forward(self, image: Tensor) -> Tensor:
         if self.clamp is None:
@@ -131,13 +67,18 @@ class Convolution:
             name, scalars = "hardtanh", list(self.clamp)
         return self._run(image, self.packed, self.bias, self.padding, name, scalars)
 
-    def backward(self, gradient: Tensor, image: Tensor) -> Tensor:
+    def backward(self, gradient: Tensor, image: Tensor, output: Tensor) -> Tensor:
+        """The gradient of the image from that of the output."""
+        if self.clamp is not None:
+            # A clamp's output tells where it passed its input through: strictly between its bounds.
+            into = gradient if self.alone else torch.empty_like(gradient)
+            gradient = aten.hardtanh_backward.grad_input(gradient, output, *self.clamp, grad_input=into)
         if self.turned is not None:
             return self._run(gradient, self.turned, None, self.margin, "none", [])
         # Strided depthwise gradients in half precision run in oneDNN's reference code: 30 times slower than float32.
         kind = torch.float32 if self.groups > 1 else gradient.dtype
         return aten.convolution_backward(
-            _laid_out(gradient).to(kind),
+            laid_out(gradient).to(kind),
             image.to(kind),
             self.weight.to(kind),
             None,
@@ -154,33 +95,12 @@ class Convolution:
         self, image: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int], name: str, scalars: list[float]
     ) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
-            _laid_out(image), weight, bias, padding, self.stride, self.dilation, self.groups, name, scalars, ""
+            laid_out(image), weight, bias, padding, self.stride, self.dilation, self.groups, name, scalars, ""
         )
 
 
-class _Convolve(torch.autograd.Function):
-    """Differentiable in the image alone."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor, plan: Convolution) -> Tensor:
-        output = plan.forward(image)
-        ctx.plan = plan
-        # A clamp's output tells where it passed its input through: strictly between its bounds.
-        ctx.save_for_backward(image if plan.turned is None else None, None if plan.clamp is None else output)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        image, output = ctx.saved_tensors
-        gradient, plan = gradients[0], ctx.plan
-        if plan.clamp is not None:
-            into = {"grad_input": gradient if plan.alone else torch.empty_like(gradient)}
-            gradient = aten.hardtanh_backward.grad_input(gradient, output, *plan.clamp, **into)
-        return plan.backward(gradient, image), None
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
+def laid_out(tensor: Tensor) -> Tensor:
+    """The tensor [B, C, H, W] with its channels last."""
     return tensor.contiguous(memory_format=torch.channels_last)
 
 

@@ -7,7 +7,7 @@ wanted outputs, and nothing else. That is what other passes rewrite (`fvfast.fus
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Tape:
     def __call__(self, image: Tensor) -> list[Tensor]:
         memory: dict[int, Any] = {0: image}
         for number, op in enumerate(self.ops):
-            found = op.call(*_filled(op.args, memory), **_filled(op.kwargs, memory))
+            found = op.call(*filled(op.args, memory), **filled(op.kwargs, memory))
             for place, value in zip(op.out, found if isinstance(found, (tuple, list)) else (found,), strict=True):
                 if place is not None:
                     memory[place] = value
@@ -173,11 +173,12 @@ def _refs(value: Any) -> Iterator[Ref]:
         yield from _refs(list(value.values()))
 
 
-def _filled(value: Any, memory: dict[int, Any]) -> Any:
+def filled(value: Any, memory: Mapping[int, Any]) -> Any:
+    """Arguments with what the memory holds in place of each `Ref`."""
     if isinstance(value, Ref):
         return memory[value.index]
     if isinstance(value, (tuple, list)):
-        return type(value)(_filled(v, memory) for v in value)
+        return type(value)(filled(v, memory) for v in value)
     if isinstance(value, dict):
-        return {key: _filled(v, memory) for key, v in value.items()}
+        return {key: filled(v, memory) for key, v in value.items()}
     return value

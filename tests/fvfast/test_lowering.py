@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fvfast import fusion, tape
+from fvfast import lowering, tape
+from fvfast.fusion import Convolution
 
-pytestmark = pytest.mark.skipif(not fusion.usable(torch.float32), reason="needs PyTorch with oneDNN")
+pytestmark = pytest.mark.skipif(not lowering.usable(torch.float32), reason="needs PyTorch with oneDNN")
 # float32 sums of some hundred products, in another order than float64's: roundings of 6e-8 that add up.
 TOLERANCE = 1e-5
 
@@ -70,9 +71,9 @@ CASES = [
 def test_a_convolution_with_what_surrounds_it(case):
     torch.manual_seed(0)
     module = Padded(*case)
-    lowered = fusion.lower(run_of(module), laid_out(2, 8, 14, 13))
+    lowered = lowering.lower(run_of(module), laid_out(2, 8, 14, 13))
     assert lowered is not None
-    plans = [op.call for op in lowered.ops if isinstance(op.call, fusion.Convolution)]
+    plans = [op.call for op in lowered.tape.ops if isinstance(op.call, Convolution)]
     assert len(plans) == 1
     image = laid_out(2, 8, 14, 13)
     truth = value_and_gradient(run_of(copy.deepcopy(module).double()), image.double())
@@ -82,9 +83,9 @@ def test_a_convolution_with_what_surrounds_it(case):
 
 def test_padding_and_clamp_are_taken_in():
     module = Padded((0, 1, 0, 1), 3, 2, 8, 1, "relu6")
-    lowered = fusion.lower(run_of(module), laid_out(1, 8, 14, 14))
+    lowered = lowering.lower(run_of(module), laid_out(1, 8, 14, 14))
     assert lowered is not None
-    assert len(lowered.ops) == 1
+    assert len(lowered.tape.ops) == 1
 
 
 def test_an_output_that_is_wanted_stays_as_it_is():
@@ -96,7 +97,7 @@ def test_an_output_that_is_wanted_stays_as_it_is():
         return [before, F.relu(before)]
 
     conv.requires_grad_(False)
-    lowered = fusion.lower(run, laid_out(1, 8, 9, 9))
+    lowered = lowering.lower(run, laid_out(1, 8, 9, 9))
     assert lowered is not None
     before, after = lowered(laid_out(1, 8, 9, 9))
     assert before.min() < 0
@@ -120,7 +121,7 @@ def test_gradients_that_meet_are_not_written_over():
             return F.relu(z)
 
     module = Residual()
-    lowered = fusion.lower(run_of(module), laid_out(1, 8, 9, 9))
+    lowered = lowering.lower(run_of(module), laid_out(1, 8, 9, 9))
     assert lowered is not None
     image = laid_out(1, 8, 9, 9)
     first_time, again = value_and_gradient(lowered, image), value_and_gradient(lowered, image)
@@ -160,7 +161,7 @@ def doubled_through_a_view(x):
 )
 def test_what_cannot_be_replayed_is_not(habit):
     conv = nn.Conv2d(8, 8, 3).requires_grad_(False)
-    assert fusion.lower(lambda image: [habit(conv(image))], laid_out(1, 8, 9, 9)) is None
+    assert lowering.lower(lambda image: [habit(conv(image))], laid_out(1, 8, 9, 9)) is None
 
 
 def test_only_what_is_wanted_is_replayed():
@@ -181,18 +182,18 @@ def test_whole_networks(name):
     torch.manual_seed(0)
     options = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
     module = getattr(torchvision.models, name)(weights=None, **options)
-    lowered = fusion.lower(run_of(module), laid_out(1, 3, 64, 64))
+    lowered = lowering.lower(run_of(module), laid_out(1, 3, 64, 64))
     assert lowered is not None
-    assert not any(op.call is torch.ops.aten.convolution.default for op in lowered.ops)
+    assert not any(op.call is torch.ops.aten.convolution.default for op in lowered.tape.ops)
 
 
-@pytest.mark.skipif(not fusion.usable(torch.bfloat16), reason="needs a processor with bfloat16 (AVX-512 BF16 or AMX)")
+@pytest.mark.skipif(not lowering.usable(torch.bfloat16), reason="needs a processor with bfloat16 (AVX-512 BF16 or AMX)")
 @pytest.mark.parametrize("stride", [1, 2])
 def test_half_precision_keeps_eight_bits(stride):
     torch.manual_seed(0)
     module = Padded((0, 1, 0, 1), 3, stride, 8, 1, "relu6").to(torch.bfloat16)
     image = laid_out(1, 8, 14, 14).to(torch.bfloat16)
-    lowered = fusion.lower(run_of(module), image)
+    lowered = lowering.lower(run_of(module), image)
     assert lowered is not None
     truth = value_and_gradient(run_of(copy.deepcopy(module).double()), image.double())
     for value, reference in zip(value_and_gradient(lowered, image), truth, strict=True):
