@@ -138,9 +138,9 @@ def words(found: dict[str, Any]) -> str:
     last = max(row["step"] for row in rows)
     objectives = ", ".join(f"{ends[name]:.4f} ({name})" for name in ends)
     return (
-        f"{table(header, lines)}\n\n*kernels*: the kernels against the reference path; *rounding*: the reference path, begun "
-        "an ulp beside its start, against itself. Relative L2 distances of spectra and canvases, relative differences of "
-        f"the objective. Medians over {case['batch']} images of {case['size']} px, channels of "
+        f"{table(header, lines)}\n\n*kernels*: the kernels against the reference path; *rounding*: the reference path, "
+        "begun an ulp beside its start, against itself. Relative L2 distances of spectra and canvases, relative "
+        f"differences of the objective. Medians over {case['batch']} images of {case['size']} px, channels of "
         f"`{case['layer']}` of {case['model']}. Mean objective after {last} steps: {objectives}."
     )
 

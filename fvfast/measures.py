@@ -102,7 +102,7 @@ def measure(
     keys: Mapping[str, Sequence[str]] | None = None,
     *,
     model: Model | None = None,
-    second: str | None = None,
+    second: str | Model | None = None,
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -110,7 +110,7 @@ def measure(
     """Measure renders in a store.
 
     keys: of each variant's renders; None for every render in the store, by recipe.
-    model: the network that made them; None to load it as the store says. second: the name of the network for
+    model: the network that made them; None to load it as the store says. second: the network for
     transfer; None for EfficientNet-Lite2 (for its own renders, Lite0), if its weights are there.
     Raises FvfastError for a store of several networks, or a second network that does not know the classes.
     """
@@ -239,19 +239,19 @@ def _grouped(chosen: Mapping[str, Sequence[Entry]]) -> dict[tuple[int, int | Non
 
 
 def _second(
-    name: str | None, first: Model, entries: Sequence[Entry], device: torch.device, report: Report
+    named: str | Model | None, first: Model, entries: Sequence[Entry], device: torch.device, report: Report
 ) -> SecondNetwork | None:
     """The network for transfer, and its name into the report; a note there where there is none."""
     classes = [entry.channel for entry in entries if entry.layer == LOGITS]
     if not classes:
         return None
     try:
-        chosen = name or next(one for one in SECONDS if one != first.name)
+        chosen = named or next(one for one in SECONDS if one != first.name)
         other = SecondNetwork(models.load(chosen), device)
         for index in classes:
             other.index(first, index)
     except FvfastError as error:
-        if name is not None:
+        if named is not None:
             raise
         report.notes.append(f"no transfer to a second network: {error}")
         return None
