@@ -6,7 +6,8 @@
 In this order: the tests marked `gpu`, compute-sanitizer on the kernels where it is installed, the kernels against
 PyTorch (bench.kernels), whole steps against the lucent-style loop and the reference path (bench.steps), how fast a
 whole network's channels are rendered, how far half precision is from float32 in the end, and how far the kernels'
-way through the same steps is from the reference path's (bench.trajectories). Figures whose gate failed are kept in the JSON, and no ratio is printed for them.
+way through the same steps is from the reference path's (bench.trajectories). Figures whose gate failed are kept in
+the JSON, and no ratio is printed for them.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ def main() -> int:
         "steps": lambda: steps(device, options.quick),
         "atlas": lambda: atlas(options.quick),
         "quality": lambda: quality(options.quick),
-        "trajectories": lambda: trajectories.measure(
-            trajectories.ON_GPU, device, marks=trajectories.MARKS[:3] if options.quick else trajectories.MARKS
-        ),
+        "trajectories": lambda: trajectories.on_gpu(options.quick),
     }
     for part, run in parts.items():
         started = time.perf_counter()
