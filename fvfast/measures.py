@@ -152,6 +152,8 @@ def measure(
                 for (variant, target), images in pictures.items()
                 if len(images) > 1
             )
+    if any(pair["structure"] is None for pair in report.pairs):
+        report.notes.append("no MS-SSIM between seeds: pip install 'fvfast[quality]'")
     apart = len({row["target"] for row in report.rows}) - len(report.features)
     if apart:
         report.notes.append(f"{apart} features that not every recipe has are left out of the means")
@@ -178,10 +180,13 @@ def looks(images: Tensor) -> dict[str, Tensor]:
 def between_seeds(images: Tensor, judge: Judge) -> dict[str, float | None]:
     """The measures of SEEDS: how unlike the images [B, 3, H, W] of one feature are, means over all pairs.
 
-    structure: 1 minus MS-SSIM; gram: see `Judge.diversity`.
+    structure: 1 minus MS-SSIM, None where piq is not installed; gram: see `Judge.diversity`.
     """
     first, second = torch.triu_indices(len(images), len(images), 1)
-    structure = 1 - float(quality.ms_ssim(images[first], images[second]).mean())
+    try:
+        structure = 1 - float(quality.ms_ssim(images[first], images[second]).mean())
+    except FvfastError:
+        structure = None
     return {"structure": structure, "gram": judge.diversity(images)}
 
 
@@ -212,10 +217,16 @@ def _row(
 
 
 def _everything(store: Store) -> dict[str, list[Entry]]:
+    """All renders by recipe; those of a recipe with several sizes or numbers of steps by these too."""
     found: dict[str, list[Entry]] = {}
     for entry in store.each():
         found.setdefault(_variant(entry), []).append(entry)
-    return found
+    split: dict[str, list[Entry]] = {}
+    for variant, entries in found.items():
+        once = len({(entry.target, entry.seed) for entry in entries}) == len(entries)
+        for entry in entries:
+            split.setdefault(variant if once else f"{variant}@{entry.size}px,{entry.steps}", []).append(entry)
+    return split
 
 
 def _variant(entry: Entry) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 
 import pytest
 import torch
@@ -171,6 +172,20 @@ def test_a_whole_store_is_measured_by_its_recipes(kept, report):
     assert sorted(found.variants) == sorted(report.variants)
     by_key = {row["key"]: row for row in report.rows}
     assert {row["key"]: row["held_out"] for row in found.rows} == {key: row["held_out"] for key, row in by_key.items()}
+
+
+def test_without_piq_the_rest_is_measured(kept, monkeypatch):
+    folder, model, made = kept
+    monkeypatch.setitem(sys.modules, "piq", None)
+    found = measure(folder, {"plain": made.keys["plain"]}, model=model)
+    assert all(pair["structure"] is None and pair["gram"] is not None for pair in found.pairs)
+    assert any("pip install 'fvfast[quality]'" in note for note in found.notes)
+
+
+def test_one_recipe_at_two_sizes_is_measured_as_two(tiny, tmp_path):
+    for size in (16, 24):
+        trials.render(tiny, ["deep:0"], variants=["plain"], size=size, steps=1, seeds=1, store=tmp_path / "q")
+    assert sorted(measure(tmp_path / "q", model=tiny).variants) == ["plain@16px,1", "plain@24px,1"]
 
 
 def test_stopping_leaves_no_half_table(kept):
