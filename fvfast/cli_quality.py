@@ -41,10 +41,10 @@ def quality(
     recipes: Annotated[
         str | None, typer.Option(help="Names with commas, NAME:IMAGE for another parameterisation (default: all).")
     ] = None,
-    features: Annotated[int | None, typer.Option(help="How many of the 64 features, spread over all.")] = None,
+    features: Annotated[int | None, typer.Option(help="How many of the 64 features.")] = None,
     size: Annotated[int | None, typer.Option(help="Width and height of all images (default: each recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of all recipes (default: each one's own).")] = None,
-    seeds: Annotated[int, typer.Option(help="Images of every fourth feature, for their diversity.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Images of every third feature, for their diversity.")] = 2,
     second: Annotated[
         str | None, typer.Option(help="The network for transfer (default: efficientnet_lite2, if it is there).")
     ] = None,

@@ -105,15 +105,18 @@ class Judge:
         values: dict[Objective, list[Tensor]] = {objective: [] for objective in self.objectives}
         means: list[Tensor] = []
         for part in noise_images(NOISE_COUNT, self.job.size).split(8):
-            context = Context(self.tap(self._seen(part.to(self.mean))), layers=self.layers)
-            for objective, found in values.items():
-                found.append(objective.value(context).double())
+            seen = self._seen(part.to(self.mean))
+            # A pass for each set of layers: one that went further might change a layer's output in place.
+            for names in dict.fromkeys(tuple(sorted(objective.layers)) for objective in self.objectives):
+                context = Context(self.tap(seen, names), layers=self.layers)
+                for objective, found in values.items():
+                    if tuple(sorted(objective.layers)) == names:
+                        found.append(objective.value(context).double())
             if self.middle is not None:
-                means.append(context[self.middle].mean((0, 2, 3)))
+                means.append(self.tap(seen, [self.middle])[self.middle].mean((0, 2, 3)))
         every = {objective: torch.cat(found) for objective, found in values.items()}
-        return {o: (float(v.mean()), float(v.std())) for o, v in every.items()}, sum(means) / len(
-            means
-        ) if means else None
+        spread = {objective: (float(v.mean()), float(v.std())) for objective, v in every.items()}
+        return spread, torch.stack(means).mean(0) if means else None
 
     def _seen(self, images: Tensor) -> Tensor:
         seen = (images - self.mean) / self.std

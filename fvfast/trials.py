@@ -26,8 +26,8 @@ DEFAULT_STORE = "quality"  # the folder, where none is named
 VARIANTS = (*recipes.RECIPES, "default:pixel")
 
 # The bundled network's features: the first four channels of ten blocks and 24 classes at equal distances, so that none
-# is chosen for its looks. A class after every five channels or so: any stretch of the list holds both.
-_BLOCKS = (2, 4, 5, 7, 8, 9, 10, 11, 12, 14)
+# is chosen for its looks. Three classes for every five channels: the beginning of the list is like the whole.
+_BLOCKS = (2, 9, 5, 12, 7, 14, 4, 10, 8, 11)  # shallow and deep by turns
 _CHANNELS = [f"_blocks.{block}:{channel}" for channel in range(4) for block in _BLOCKS]
 _CLASSES = [f"logits:{index * 1000 // 24}" for index in range(24)]
 FEATURES = tuple(
@@ -37,8 +37,8 @@ FEATURES = tuple(
     )
 )
 
-# Diversity needs pairs of seeds; this part of the features gets more than one.
-EVERY = 4
+# Diversity needs pairs of seeds; every so many features one gets them. With four, it would never be a class.
+EVERY = 3
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def variant(text: str) -> Variant:
 
 
 def features(count: int) -> list[str]:
-    """`count` of the bundled network's 64 features, spread over all of them."""
+    """The first `count` of the bundled network's 64 features; they hold shallow and deep layers, and classes."""
     if not 1 <= count <= len(FEATURES):
         raise FvfastError(f"features must be 1 to {len(FEATURES)}, not {count}")
-    return [FEATURES[i * len(FEATURES) // count] for i in range(count)]
+    return list(FEATURES[:count])
 
 
 def render(
@@ -109,7 +109,7 @@ def render(
 
     target: channels and classes, written or as objectives; None for `count` (default all) of the bundled network's 64.
     variants: recipes as `variant` reads them. size, steps: for all variants; None for each one's own.
-    seeds: images of every fourth target, from seed 0 on; the others get one.
+    seeds: images of every third target, from seed 0 on; the others get one.
     The rest as for `fvfast.atlas`. Raises FvfastError for whatever the caller can mend, with what was finished kept.
     """
     if not 1 <= seeds < 2**31:

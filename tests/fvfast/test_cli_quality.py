@@ -50,15 +50,14 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(cli, tmp_path, mo
         if progress.rendered and not board.interrupted:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli_quality.Board, "advance", impatient)
-    code, out, err = cli(*RUN, "--store", tmp_path / "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_quality.Board, "advance", impatient)
+        code, out, err = cli(*RUN, "--store", tmp_path / "q")
     assert code == 130
     assert out == ""
     assert "interrupted; the renders are in" in err
     there = len(list((tmp_path / "q").rglob("*.png")))
     assert 0 < there < 6
-    monkeypatch.undo()
-    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parent))
     code, out, _ = cli(*RUN, "--store", tmp_path / "q", "--json")
     assert code == 0
     assert len(json.loads(out)["renders"]) == 6

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fvfast import judging
 from fvfast.errors import FvfastError
@@ -113,9 +114,9 @@ def test_diversity_by_hand(judge, tiny):
     assert judge.diversity(images) > 0.01
 
 
-def test_a_network_without_a_grid_has_no_diversity(nets):
-    flat = Model("flat", "none", nets.Flat(), size=32)
-    with Judge(flat, CPU, 32, None, [Channel("out", 0)]) as judge:
+def test_a_network_without_a_grid_has_no_diversity():
+    flat = Model("flat", "none", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), size=32)
+    with Judge(flat, CPU, 32, None, [Channel("logits", 0)]) as judge:
         assert judge.diversity(noise_images(2, 32)) is None
 
 
@@ -137,7 +138,7 @@ def test_the_second_network_sees_images_at_its_own_size(tiny):
 
 
 def test_classes_are_matched_by_name(tiny):
-    names = tuple(reversed(tiny.classes))
+    names = tuple(reversed(tiny.classes or ()))
     other = SecondNetwork(dataclasses.replace(tiny, classes=names), CPU)
     assert other.index(tiny, 0) == 9
     assert SecondNetwork(tiny, CPU).index(tiny, 2) == 2
