@@ -17,6 +17,7 @@ import typer
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_quality import quality
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -324,6 +325,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(atlas)
 app.command()(examples)
+app.command()(quality)
 app.add_typer(cli_store.app, name="store")
 
 
