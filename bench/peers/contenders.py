@@ -99,8 +99,8 @@ CONTENDERS = {
         Contender(
             "horama",
             "horama",
-            "a step is six crops, each 0.25 to 0.3 of the canvas wide and seen at the canvas's size, so six passes through "
-            "the network; its image is made for crops, and as a whole excites the channel less",
+            "a step is six crops, each 0.25 to 0.3 of the canvas wide and seen at the canvas's size, so six passes "
+            "through the network; its image is made for crops, and as a whole excites the channel less",
             package="horama",
             requirements=("horama==0.3.0", "tqdm==4.67.1", "einops==0.8.1"),
             shims=("matplotlib.pyplot",),
