@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -73,7 +75,8 @@ def measure(
 ) -> Path:
     """Measure all cells and keep them as `results`; an interrupted run leaves `results.partial`, for `resume`."""
     partial = f"{results}.partial"
-    command = "python -m bench.peers " + " ".join(sys.argv[1:]) if sys.argv[1:] else "python -m bench.peers"
+    words = [shlex.quote(word) for word in sys.argv[1:] if word not in ("--resume", "--json")]
+    command = " ".join(["python -m bench.peers", *words])
     more = {"settings": asdict(settings)}
     rows = _resumed(partial, settings, folder) if resume else []
     finished = {(row["size"], row["target"], row["batch"]) for row in rows}
@@ -127,6 +130,11 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """What `timeout` and schedulers send ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 def _least(name: str, value: int, least: int) -> int:
     if value < least:
         raise FvfastError(f"{name} must be {least} or more, not {value}")
@@ -145,13 +153,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--batched",
         nargs="+",
-        default=["fvfast-default", "fvfast-lucent"],
-        help="who takes part in batches above 1 (default: fvfast; all can but horama)",
+        default=["fvfast-default"],
+        help="who takes part in batches above 1 (default fvfast-default; all can but horama)",
     )
     found.add_argument("--steps", type=int, default=32, help="of a full turn (default 32)")
     found.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
     found.add_argument("--threads", type=int, default=1, help="of each, on as many processors (default 1)")
-    found.add_argument("--seconds", type=float, default=4.0, help="longest turn after a contender's first (default 4)")
+    found.add_argument("--seconds", type=float, default=5.0, help="longest turn after a contender's first (default 5)")
     found.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     found.add_argument("--only", nargs="+", help=f"which of {', '.join(CONTENDERS)} (default: all)")
     found.add_argument("--results", default="peers", help="the name of the file in bench/results (default peers)")
@@ -163,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = parser().parse_args()
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if not options.show:
             judge, settings = Judge(), settings_of(options)
@@ -179,6 +188,8 @@ def main() -> int:
         return 130
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

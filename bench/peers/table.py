@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import record
 from bench.peers.contenders import CONTENDERS
+from bench.peers.task import NATIVE
 from bench.report import table
 from fvfast.errors import FvfastError
 
@@ -92,12 +93,15 @@ def _batches(rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> list[s
 
 def _notes(document: dict[str, Any]) -> str:
     settings = document["settings"]
-    where = "one GPU" if settings["device"] == "cuda" else f"{settings['threads']} thread(s)"
+    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
+    where = "one GPU" if settings["device"] == "cuda" else threads
     lines = [
         f"EfficientNet-Lite0, {where}, {settings['steps']} steps, medians of {settings['rounds']} interleaved rounds. "
         "*default is*, *lucent is*: how many times as fast fvfast's recipes are, the median of the ratios within each "
         "round (and their range). *features/s*: of 128 steps each. *objective*: of the finished canvas, without views, "
-        "by the unmodified network at 224 px, after these steps.",
+        f"by the unmodified network at {NATIVE} px, after these steps."
+        + " Smaller canvases are enlarged for it, whatever size their renderer saw them at."
+        * any(row["size"] < NATIVE for row in document["rows"]),
         "",
     ]
     for row in {row["contender"]: row for row in document["rows"]}.values():
