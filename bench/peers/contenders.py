@@ -130,7 +130,8 @@ def choose(names: Iterable[str] | None) -> list[Contender]:
 
 def check_ready(contenders: Iterable[Contender]) -> None:
     """Raises FvfastError where a peer's environment is missing."""
-    missing = [contender.name for contender in contenders if contender.requirements and not contender.receipt.exists()]
+    absent = [contender for contender in contenders if contender.requirements and not contender.receipt.exists()]
+    missing = list(dict.fromkeys(contender.name for contender in absent))
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise FvfastError(f"{', '.join(missing)} {verb} not set up: run {SETUP} {' '.join(missing)}")

@@ -230,7 +230,7 @@ def test_the_table_says_what_was_measured(fakes, judge):
         (["--threads", "999"], "the processors of this machine, not 999"),
         (["--seconds", "0"], "seconds must be above 0"),
         (["--device", "cdua"], "device 'cdua' cannot be used here"),
-        (["--layers", "_blocks.1O:3"], "did you mean _blocks.10"),
+        (["--layers", "_blocks.1O:3"], "(did you mean _blocks.1"),
         (["--layers", "_blocks.10"], "'_blocks.10' is not one channel"),
         (["--batches", "5000"], "channels, too few for a batch of 5000"),
         (["--only", "horama", "--batches", "8"], "nobody takes part"),
