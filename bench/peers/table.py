@@ -14,6 +14,7 @@ from fvfast.errors import FvfastError
 HEADER = ("renderer", "steps/s", "range", "default is", "lucent is", "features/s", "peak MB", "objective")
 RECIPES = ("fvfast-default", "fvfast-lucent")
 CELL = ("size", "target", "batch")
+UNSTEADY = 1.5  # how far apart the rounds of an undisturbed machine stay: 1.4 at most, measured
 
 
 def markdown(document: dict[str, Any] | None = None) -> str:
@@ -35,7 +36,7 @@ def _cell(rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> str:
     size, target, batch = (rows[0][key] for key in CELL)
     images = f", {batch} images a step" if batch > 1 else ""
     lines = [_line(row, document) for row in rows]
-    said = [_against_best(recipe, rows, document) for recipe in RECIPES] + _batches(rows, document)
+    said = [_against_best(recipe, rows, document) for recipe in RECIPES] + _batches(rows, document) + _unsteady(rows)
     summary = " ".join(sentence for sentence in said if sentence)
     return "\n\n".join(part for part in (f"**{size} px, `{target}`{images}**", table(HEADER, lines), summary) if part)
 
@@ -89,6 +90,16 @@ def _batches(rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> list[s
             gain = row["features_per_s"] / alone[0]["features_per_s"]
             found.append(f"{row['contender']} renders {gain:.2f}x as many features a second as with one image a step.")
     return found
+
+
+def _unsteady(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence that warns of figures taken while something else used the machine."""
+    names = [
+        row["contender"] for row in rows if "failed" not in row and max(row["rounds"]) > UNSTEADY * min(row["rounds"])
+    ]
+    return (
+        [f"The machine was not quiet: the rounds of {', '.join(names)} lie far apart; measure again."] if names else []
+    )
 
 
 def _notes(document: dict[str, Any]) -> str:

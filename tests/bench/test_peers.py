@@ -215,6 +215,12 @@ def test_the_table_says_what_was_measured(fakes, judge):
     assert "fvfast-default renders 1.21x as many features a second as with one image a step." in text
     assert "IPython.display replaced by an empty module." in text
     assert "Measured on a machine" in text
+    assert "not quiet" not in text
+
+
+def test_figures_of_a_busy_machine_carry_a_warning(fakes, judge):
+    rows = measured(fakes, judge, {"lucent": [1, 10, 9, 12], "plain": [1, 40, 25, 40]})
+    assert "The machine was not quiet: the rounds of plain lie far apart" in table.markdown(document(rows))
 
 
 # Bad input -------------------------------------------------------------------------------------------------
