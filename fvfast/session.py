@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import generators, layers, models, prepare, targets
+from fvfast import generators, layers, models, photographs, prepare, targets
+from fvfast.blending import Shared, Transparent
+from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective
+from fvfast.expressions import Context, Objective, Picture
 from fvfast.generators import PREFIX, Generator
 from fvfast.images import Fourier, Frame, Kind, Pixel
 from fvfast.layers import Tap
@@ -24,8 +26,11 @@ from fvfast.memory import largest_batch
 from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
 from fvfast.phase import Phase
+from fvfast.photographs import square
+from fvfast.pyramid import Pyramid
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
+from fvfast.seeded import GIVEN
 from fvfast.step import Batch
 
 
@@ -39,7 +44,13 @@ class ImagePlan:
     seed: int
 
 
-PARAMETERISATIONS: dict[str, Kind] = {"fourier": Fourier, "pixel": Pixel, "phase": Phase}
+PARAMETERISATIONS: dict[str, Kind] = {
+    "fourier": Fourier,
+    "pixel": Pixel,
+    "phase": Phase,
+    "pyramid": Pyramid,
+    "cppn": Cppn,
+}
 
 
 class Job:
@@ -51,6 +62,7 @@ class Job:
         self.module = prepare.pristine(model.module, device)
         self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
         self.generators: dict[str, Generator] = {}
+        self.pictures: dict[str, Tensor] = {}
 
     def kind(self, image: str) -> Kind:
         """The parameterisation that a recipe's `image` names."""
@@ -63,6 +75,14 @@ class Job:
     def bring(self, image: str, generator: Generator) -> None:
         """Have `image` mean a generator."""
         self.generators[image] = generator.on(self.device)
+
+    def picture(self, start: str) -> Tensor:
+        """The picture that a recipe's `start` names, on a square canvas, [3, H, W]."""
+        if start not in self.pictures:
+            if start == GIVEN:
+                raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
+            self.pictures[start] = square(photographs.read(start).image, self.size)
+        return self.pictures[start]
 
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:
@@ -87,17 +107,40 @@ class Job:
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
         """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
         mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
-        seen = (canvas - mean) / std
-        if view != self.size:
-            seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
-        activations = tap(seen, sorted(objective.layers)) if objective.layers else {}
-        value = objective.value(Context(activations, lambda: canvas, self.layers))
+
+        def look(pictures: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+            seen = (pictures - mean) / std
+            if view != self.size:
+                seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
+            return tap(seen, names)
+
+        def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
+            pixels = square(picture.pixels, self.size).to(canvas.device)
+            return look(pixels[None], [layer])[layer].expand(stop - start, -1, -1, -1)
+
+        activations = look(canvas, sorted(objective.layers)) if objective.layers else {}
+        value = objective.value(Context(activations, lambda: canvas, self.layers, reference))
         return value.expand(len(canvas)).float().cpu()
 
 
 def probes(device: torch.device) -> bool:
     """Whether batches are as large as memory allows; on a CPU single images side by side are faster."""
     return device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept on the way: snapshots every so many steps and after some, and so many frames of a film."""
+
+    every: int | None = None
+    after: frozenset[int] = frozenset()
+    frames: int = 0
+
+    def frames_at(self, steps: int) -> frozenset[int]:
+        """After which steps to keep a frame: evenly from before the first to the last."""
+        return (
+            frozenset(round(i * steps / (self.frames - 1)) for i in range(self.frames)) if self.frames else frozenset()
+        )
 
 
 class Session:
@@ -109,12 +152,12 @@ class Session:
         plan: Sequence[ImagePlan],
         batch: int | None,
         threads: int | None,
-        every: int | None,
+        keep: Keep,
         progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
         notify: Callable[[str], None],
     ) -> None:
-        self.job, self.plan, self.every = job, list(plan), every
+        self.job, self.plan, self.keep = job, list(plan), keep
         self.progress, self.stop, self.notify = progress, stop, notify
         self.on_cpu = job.device.type == "cpu"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
@@ -195,7 +238,11 @@ class Session:
         """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
         units: list[list[ImagePlan]] = []
         for image in self.plan:
-            if image.objective.coupled and units and units[-1][0].objective is image.objective:
+            # What depends on one another, or shares a component, has to be in one tensor.
+            if units and (
+                (image.objective.coupled and units[-1][0].objective is image.objective)
+                or (image.recipe.shared and _shared_settings(units[-1][0].recipe) == _shared_settings(image.recipe))
+            ):
                 units[-1].append(image)
             else:
                 units.append([image])
@@ -224,11 +271,17 @@ class Session:
         kind = job.kind(recipe.image)
         noise: list[Tensor] = []
         tables: list[Tensor] = []
+        backdrops: list[Tensor] = []
         for image in images:
             # One generator an image: its start and its views do not depend on what is rendered beside it.
             generator = torch.Generator().manual_seed(image.seed)
             noise.append(kind.noise(job.size, generator))
             tables.append(image.recipe.views.draw(recipe.steps, generator, job.size, view))
+            if recipe.alpha:
+                # Another one, since how many numbers the views took depends on the steps.
+                generator = torch.Generator().manual_seed(2**63 + image.seed)
+                backdrops.append(Transparent.noise(job.size, generator))
+                tables[-1] = torch.cat([tables[-1], Transparent.draw(recipe.steps, generator)], 1)
         mean, std = (torch.tensor(v, device=job.device) for v in (job.model.mean, job.model.std))
         frame = Frame(job.size, view, mean, std, job.dtype, job.device, self.channels)
         objectives: list[tuple[Objective, int]] = []
@@ -237,14 +290,27 @@ class Session:
                 objectives[-1] = (image.objective, objectives[-1][1] + 1)
             else:
                 objectives.append((image.objective, 1))
+        recipes = [i.recipe for i in images]
+        parameterised = kind(recipes, torch.stack(noise), frame)
+        if backdrops:
+            parameterised = Transparent(parameterised, recipes, torch.stack(backdrops), frame)
+        if recipe.shared:
+            parameterised = Shared(parameterised, recipe.shared)
+        if recipe.start:
+            parameterised.begin(torch.stack([job.picture(r.start) for r in recipes if r.start]))
         return Batch(
-            image=kind([i.recipe for i in images], torch.stack(noise), frame),
+            image=parameterised,
             objectives=objectives,
             table=torch.stack(tables, 1),
             lr=torch.tensor([i.recipe.lr for i in images]),
             rows=[i.row for i in images],
             clip=recipe.clip,
-            every=self.every,
+            every=self.keep.every,
+            marks=self.keep.after,
+            frames_at=self.keep.frames_at(recipe.steps),
+            redirect=recipe.redirect,
+            patience=recipe.patience,
+            tolerance=recipe.tolerance,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -256,8 +322,8 @@ class Session:
     def _report(self, batches: Sequence[Batch]) -> None:
         if self.progress:
             done = sum(b.done * len(b.rows) for b in batches)
-            total = sum(b.steps * len(b.rows) for b in batches)
-            finished = sum(len(b.rows) for b in batches if b.done == b.steps)
+            total = sum((b.done if b.finished else b.steps) * len(b.rows) for b in batches)
+            finished = sum(len(b.rows) for b in batches if b.finished)
             last = [float(b.history[b.done - 1].mean()) for b in batches if b.done]
             value = sum(last) / len(last) if last else float("nan")
             self.progress(Progress(done, total, finished, len(self.plan), value))
@@ -289,6 +355,7 @@ class Session:
             history=torch.stack([r["history"] for r in taken]),
             alphas=[r["alpha"] for r in taken],
             snapshots=[r["snapshots"] for r in taken],
+            frames=[r["frames"] for r in taken],
             recipes=[image.recipe for image in kept],
             specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
             model=job.model.name,
@@ -297,7 +364,7 @@ class Session:
             dtype=str(job.dtype).removeprefix("torch."),
             size=job.size,
             seconds=seconds,
-            steps=sum(b.done * len(b.rows) for b in begun),
+            steps=sum(r["done"] for r in taken),
             failures=failures,
             interrupted=self.interrupted,
         )
@@ -308,7 +375,7 @@ class Session:
         """What each image of a batch came to. Judged one objective at a time, so that company changes no bit."""
         job = self.job
         with torch.no_grad():
-            canvas, alpha = batch.image.canvas(), batch.image.alpha()
+            canvas, alpha, shown = batch.image.canvas(), batch.image.alpha(), batch.image.shown()
         start_canvas = self._start(batch)
         view = batch.image.frame.view
         history = F.pad(batch.history.T, (0, steps - batch.steps), value=float("nan"))  # [B, steps]
@@ -317,8 +384,10 @@ class Session:
             chunks = [(at, at + count)] if objective.coupled else [(i, i + 1) for i in range(at, at + count)]
             for low, high in chunks:
                 start = job.evaluate(judge, objective, start_canvas[low:high], view)
-                end = job.evaluate(judge, objective, canvas[low:high], view)
+                end = job.evaluate(judge, objective, shown[low:high], view)
                 for i in range(low, high):
+                    done = min(batch.done, int(batch.ended[i]))
+                    history[i, done:] = float("nan")
                     yield (
                         batch.rows[i],
                         {
@@ -327,8 +396,9 @@ class Session:
                             "start": start[i - low],
                             "end": end[i - low],
                             "history": history[i],
-                            "snapshots": [(step, image[i]) for step, image in batch.snapshots],
-                            "done": batch.done,
+                            "snapshots": [(step, image[i]) for step, image in batch.snapshots if step <= done],
+                            "frames": _frames(batch, i, done),
+                            "done": done,
                         },
                     )
             at += count
@@ -337,7 +407,7 @@ class Session:
         """The canvas that a batch began with, made again from its seeds."""
         images = {image.row: image for image in self.plan}
         with torch.no_grad():
-            return self._batch([images[row] for row in batch.rows]).image.canvas()
+            return self._batch([images[row] for row in batch.rows]).image.shown()
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)
@@ -353,10 +423,22 @@ class Session:
         }
 
 
+def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
+    """An image's frames, of which the last is the image as it ended."""
+    if not batch.frames_at:
+        return []
+    kept = [(step, image[row]) for step, image in batch.frames if step < done]
+    with torch.no_grad():
+        last = (batch.image.picture()[row].clamp(0, 1) * 255).round().byte().cpu()
+    return [*kept, (done, last)]
+
+
 def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What images must have in common to be optimised in one tensor."""
-    views = "basis" if recipe.views.in_basis else recipe.views
-    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip)
+    in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
+    views = "basis" if in_basis and recipe.views.in_basis else recipe.views
+    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip, recipe.shared)
+    same += (bool(recipe.alpha), bool(recipe.start), recipe.redirect, recipe.patience, recipe.tolerance)
     # Spectra may differ in their envelopes; phases share one magnitude.
     magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
     return (*same, magnitude, views)
