@@ -21,7 +21,7 @@ WIDTH, DEPTH = 24, 8  # units of a hidden layer, and hidden layers, as in lucid'
 # Of atan(z) for a standard normal z: its root mean square, and the mean and standard deviation of its square. The
 # activations are brought to mean 0 and size 1 by them, as in lucid's `_composite_activation_unbiased`.
 ATAN, MEAN, DEVIATION = 0.67, 0.45, 0.396
-FIRST, HIDDEN = 1.0, 1.0
+FIRST, HIDDEN = 2.0, 1.2  # sizes of the first weights; chosen by eye, among pictures of random networks
 
 
 def shapes() -> list[tuple[int, int]]:
