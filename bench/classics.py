@@ -17,10 +17,10 @@ import fvfast
 from bench.report import DOCS, stamp, table, write_block
 from fvfast import files, generators, photographs, quality
 from fvfast.expressions import Context
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.optimize import layers_of
 from fvfast.result import Render
-from fvfast.session import Job
 
 FACES = "generator:dcgan-faces"
 TARGETS = ["_blocks.4:1", "_blocks.10:9", "_blocks.12:7", "logits:goldfish", "logits:daisy", "logits:wig"]

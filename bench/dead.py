@@ -3,8 +3,8 @@
     python -m bench.dead
 
 Takes the first four channels of six rectified layers of the bundled network whose gradient is zero at the start,
-renders each in several ways, and counts those whose objective is above 0.1 at the end. Writes docs/parameterisations.md's table.
-About ten minutes on two cores.
+renders each in several ways, and counts those whose objective is above 0.1 at the end. Writes the table of
+docs/parameterisations.md. About ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 import fvfast
 from bench import record
 from bench.report import DOCS, table, write_block
+from fvfast.job import Job
 from fvfast.recipes import DEFAULT
 from fvfast.result import Render
-from fvfast.session import ImagePlan, Job, Keep, Session
+from fvfast.session import ImagePlan, Keep, Session
 from fvfast.step import Step
 
 COMMAND = "python -m bench.dead"

@@ -16,12 +16,13 @@ from fvfast import magnitudes, models, photographs, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.generators import PREFIX, Generator
+from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import interpolated
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.seeded import GIVEN, picture
-from fvfast.session import ImagePlan, Job, Keep, Session
+from fvfast.session import ImagePlan, Keep, Session, shared_settings
 
 SMALLEST = 16  # pixels; the kernels' smallest canvas
 LARGEST = 1024
@@ -54,7 +55,7 @@ def render(
     interpolate: int | None = None,
     patience: int | None = None,
     every: int | None = None,
-    snapshots: Sequence[int] = (),
+    snapshots: int | Sequence[int] = (),
     frames: int = 0,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -80,7 +81,8 @@ def render(
     alpha: learn an opacity too (phases have one anyway). align: let all images of this call have a component in common.
     interpolate: make so many images on the way from each target to the next, both ends included.
     patience: stop an image once its last so many steps brought less than 2 % of its rise (`fvfast.plateau`).
-    every: keep a snapshot every so many steps. snapshots: after which steps besides; 0 is the start.
+    every: keep a snapshot every so many steps. snapshots: after which steps besides, 0 is the start; or, as a number,
+        about how many where `every` is not set.
     frames: keep so many frames for a film of the optimisation (`Render.film`).
     progress: called a few times a second; stop: asked as often, ends the render early with what there is;
     notify: told of what changed on the way (a smaller batch).
@@ -91,6 +93,7 @@ def render(
     loaded = models.load(model, weights)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
+    about, after = (snapshots, ()) if isinstance(snapshots, int) else (None, snapshots)
     for name, value, least in (
         ("seed", seed, 0),
         ("copies", copies, 1),
@@ -99,7 +102,8 @@ def render(
         ("interpolate", interpolate, 2),
         ("patience", patience, 2),
         ("frames", frames or None, 2),
-        ("a snapshot's step", min(snapshots, default=None), 0),
+        ("snapshots", about, 1),
+        ("a snapshot's step", min(after, default=None), 0),
     ):
         if value is not None and value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
@@ -121,7 +125,7 @@ def render(
         more |= {"alpha": float(alpha) or None, "shared": ALIGNED if align else None}
         options = {key: value for key, value in more.items() if value is not None}
         plan = _plan(job, target, recipe, magnitude, options, interpolate, seed=seed, copies=copies, **changes)
-        keep = Keep(every, frozenset(snapshots), frames)
+        keep = Keep(every, about, frozenset(after), frames)
         session = Session(job, plan, batch, threads, keep, progress, stop, notify or (lambda _: None))
         session.stages["model"] = time.perf_counter() - started
         return session.render()
@@ -148,6 +152,10 @@ def _plan(
         objectives = _between(objectives, interpolate)
     chosen = [recipe_for(recipe, objective, **changes) for objective in objectives]
     chosen = [_with(job, one, objective, options) for one, objective in zip(chosen, objectives, strict=True)]
+    if any(r.shared for r in chosen) and len({shared_settings(r) for r in chosen}) > 1:
+        raise FvfastError(
+            "layers and classes have recipes of their own: align them apart, or pass one Recipe in Python"
+        )
     if magnitude is not None:
         if any(r.image != "phase" for r in chosen):
             raise FvfastError("magnitudes belong to phases: --magnitude needs --image phase")

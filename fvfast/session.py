@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,23 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import generators, layers, models, photographs, prepare, targets
+from fvfast import prepare, targets
 from fvfast.blending import Shared, Transparent
-from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective, Picture
-from fvfast.generators import PREFIX, Generator
-from fvfast.images import Fourier, Frame, Kind, Pixel
+from fvfast.expressions import Objective
+from fvfast.images import Frame
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
-from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
-from fvfast.phase import Phase
-from fvfast.photographs import square
-from fvfast.pyramid import Pyramid
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
-from fvfast.seeded import GIVEN
 from fvfast.step import Batch
 
 
@@ -44,85 +39,6 @@ class ImagePlan:
     seed: int
 
 
-PARAMETERISATIONS: dict[str, Kind] = {
-    "fourier": Fourier,
-    "pixel": Pixel,
-    "phase": Phase,
-    "pyramid": Pyramid,
-    "cppn": Cppn,
-}
-
-
-class Job:
-    """A model on its device, with its layers at the size of the views."""
-
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int, view: int | None) -> None:
-        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
-        self.model, self.device, self.dtype, self.size = model, device, dtype, size
-        self.module = prepare.pristine(model.module, device)
-        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
-        self.generators: dict[str, Generator] = {}
-        self.pictures: dict[str, Tensor] = {}
-
-    def kind(self, image: str) -> Kind:
-        """The parameterisation that a recipe's `image` names."""
-        if not image.startswith(PREFIX):
-            return PARAMETERISATIONS[image]
-        if image not in self.generators:
-            self.bring(image, generators.find(image.removeprefix(PREFIX)))
-        return self.generators[image]
-
-    def bring(self, image: str, generator: Generator) -> None:
-        """Have `image` mean a generator."""
-        self.generators[image] = generator.on(self.device)
-
-    def picture(self, start: str) -> Tensor:
-        """The picture that a recipe's `start` names, on a square canvas, [3, H, W]."""
-        if start not in self.pictures:
-            if start == GIVEN:
-                raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
-            self.pictures[start] = square(photographs.read(start).image, self.size)
-        return self.pictures[start]
-
-    def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
-        if target is None:
-            if self.model.name != models.DEFAULT_MODEL:
-                raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
-            target = targets.SHOWCASE
-        wanted = [target] if isinstance(target, (str, Objective)) else list(target)
-        if not wanted:
-            raise FvfastError("name at least one target")
-        found: list[Objective] = []
-        for one in wanted:
-            if isinstance(one, str):
-                found.extend(targets.parse(one, self.layers, self.model))
-                continue
-            for name in sorted(one.layers):
-                layers.find(self.layers, name, self.model.name)
-            one.check(self.layers, self.model.name)
-            found.append(one)
-        return found
-
-    @torch.no_grad()
-    def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
-        """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
-        mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
-
-        def look(pictures: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-            seen = (pictures - mean) / std
-            if view != self.size:
-                seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
-            return tap(seen, names)
-
-        def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
-            pixels = square(picture.pixels, self.size).to(canvas.device)
-            return look(pixels[None], [layer])[layer].expand(stop - start, -1, -1, -1)
-
-        activations = look(canvas, sorted(objective.layers)) if objective.layers else {}
-        value = objective.value(Context(activations, lambda: canvas, self.layers, reference))
-        return value.expand(len(canvas)).float().cpu()
-
-
 def probes(device: torch.device) -> bool:
     """Whether batches are as large as memory allows; on a CPU single images side by side are faster."""
     return device.type == "cuda"
@@ -130,11 +46,20 @@ def probes(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept on the way: snapshots every so many steps and after some, and so many frames of a film."""
+    """What is kept on the way.
+
+    every: a snapshot every so many steps; about: or, where that is not set, about so many of each image; after: and
+    after these steps. frames: so many frames for a film.
+    """
 
     every: int | None = None
+    about: int | None = None
     after: frozenset[int] = frozenset()
     frames: int = 0
+
+    def period(self, steps: int) -> int | None:
+        """How many steps lie between snapshots."""
+        return self.every or (math.ceil(steps / self.about) if self.about else None)
 
     def frames_at(self, steps: int) -> frozenset[int]:
         """After which steps to keep a frame: evenly from before the first to the last."""
@@ -152,12 +77,12 @@ class Session:
         plan: Sequence[ImagePlan],
         batch: int | None,
         threads: int | None,
-        keep: Keep,
+        keep: Keep | None,
         progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
         notify: Callable[[str], None],
     ) -> None:
-        self.job, self.plan, self.keep = job, list(plan), keep
+        self.job, self.plan, self.keep = job, list(plan), keep or Keep()
         self.progress, self.stop, self.notify = progress, stop, notify
         self.on_cpu = job.device.type == "cpu"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
@@ -241,14 +166,14 @@ class Session:
             # What depends on one another, or shares a component, has to be in one tensor.
             if units and (
                 (image.objective.coupled and units[-1][0].objective is image.objective)
-                or (image.recipe.shared and _shared_settings(units[-1][0].recipe) == _shared_settings(image.recipe))
+                or (image.recipe.shared and shared_settings(units[-1][0].recipe) == shared_settings(image.recipe))
             ):
                 units[-1].append(image)
             else:
                 units.append([image])
         groups: dict[Any, list[list[ImagePlan]]] = {}
         for unit in units:
-            groups.setdefault(_shared_settings(unit[0].recipe), []).append(unit)
+            groups.setdefault(shared_settings(unit[0].recipe), []).append(unit)
         batches: list[list[ImagePlan]] = []
         for group in groups.values():
             current: list[ImagePlan] = []
@@ -305,7 +230,7 @@ class Session:
             lr=torch.tensor([i.recipe.lr for i in images]),
             rows=[i.row for i in images],
             clip=recipe.clip,
-            every=self.keep.every,
+            every=self.keep.period(recipe.steps),
             marks=self.keep.after,
             frames_at=self.keep.frames_at(recipe.steps),
             redirect=recipe.redirect,
@@ -433,7 +358,7 @@ def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
     return [*kept, (done, last)]
 
 
-def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
+def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What images must have in common to be optimised in one tensor."""
     in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
     views = "basis" if in_basis and recipe.views.in_basis else recipe.views

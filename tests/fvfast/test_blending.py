@@ -13,8 +13,8 @@ from fvfast.blending import RANDOMS, Shared, Transparent
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.images import Fourier, Frame, Pixel
+from fvfast.job import PARAMETERISATIONS
 from fvfast.recipes import DEFAULT, PLAIN
-from fvfast.session import PARAMETERISATIONS
 from fvfast.views import Views
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
@@ -159,6 +159,11 @@ def test_aligned_images_are_one_batch_and_transparent_if_asked(tiny):
     assert all(opacity is not None for opacity in result.alphas)
     assert result.recipes[0].shared == 0.75
     assert (result.objective != result.objective_start).all()
+
+
+def test_aligned_images_need_one_recipe(tiny):
+    with pytest.raises(FvfastError, match="layers and classes have recipes of their own: align them apart"):
+        fvfast.render(tiny, ["deep:3", "logits:2"], align=True, size=32)
 
 
 # From one objective to another -----------------------------------------------------------------------------
