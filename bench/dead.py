@@ -25,15 +25,14 @@ from fvfast.step import Step
 COMMAND = "python -m bench.dead"
 LAYERS = [*(f"_blocks.{block}._swish" for block in (4, 7, 9, 11, 14)), "_swish"]
 EACH = 4
-STEPS = 96
+STEPS = 64
 AWAKE = 0.1
 BASE = replace(DEFAULT, steps=STEPS, redirect=0)
 WAYS = {
     "as it is": BASE,
     "noise of sd 0.2": replace(BASE, sd=0.2),
-    "redirected, 16 steps": replace(BASE, redirect=16),
-    "redirected, all steps": replace(BASE, redirect=STEPS),
-    "redirected, all steps, sd 0.2": replace(BASE, redirect=STEPS, sd=0.2),
+    "redirected": replace(BASE, redirect=16),
+    "redirected, noise of sd 0.2": replace(BASE, redirect=16, sd=0.2),
 }
 
 
