@@ -1,7 +1,7 @@
 import importlib.util
 import json
-from pathlib import Path
 import signal
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
