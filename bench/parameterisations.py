@@ -20,7 +20,6 @@ import fvfast
 from bench import record
 from bench.report import DOCS, table, write_block
 from fvfast import files, quality
-from fvfast.recipes import DEFAULT
 
 COMMAND = "python -m bench.parameterisations"
 WAYS: dict[str, dict[str, Any]] = {
@@ -91,12 +90,12 @@ def write() -> None:
 
 def more() -> None:
     """The pictures of learnt opacity, and of an interpolation with and without a component in common."""
-    clear = fvfast.render(target=["logits:goldfish", "logits:daisy", "logits:pizza", "_blocks.10:9"], alpha=True)
-    _sheet([files.on_paper(p) for p in clear.pictures()], clear.targets, Path("alpha.webp"), 4)
+    clear = fvfast.render(target=["logits:goldfish", "logits:daisy", "_blocks.10:9"], alpha=True)
+    _sheet([files.on_paper(p) for p in clear.pictures()], clear.targets, Path("alpha.webp"), 3)
     ends = ["_blocks.7:11", "_blocks.12:7"]
     pictures, titles = [], []
     for align in (False, True):
-        way = fvfast.render(target=ends, interpolate=5, align=align, image="fourier", recipe=DEFAULT)
+        way = fvfast.render(target=ends, interpolate=5, align=align, steps=96)
         pictures += way.pictures()
         titles += [f"{part}, {'aligned' if align else 'apart'}" for part in ("0", "1/4", "1/2", "3/4", "1")]
     _sheet(pictures, titles, Path("interpolation.webp"), 5)

@@ -109,6 +109,7 @@ class Dead(nn.Module):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
         self.first.weight.data *= 3
         self.first.bias.data.copy_(torch.tensor([-8.0, 14.0, -8.0, 0.5]))
+        self.second.weight.data.abs_()
         self.second.bias.data.fill_(-20)
 
     def forward(self, x):
