@@ -17,9 +17,9 @@ from bench.report import DOCS, stamp, table, write_block
 from fvfast import files, quality
 from fvfast.expressions import Context
 from fvfast.images import COLOUR, envelope
-from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.optimize import layers_of
+from fvfast.session import Job
 
 SIZE = 224
 # Four channels at each of six depths; the first four, so none is chosen for its looks.
