@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import fvfast
+from fvfast.graph import record
 from fvfast.models import Model
+from fvfast.optimize import ascend
 from fvfast.recipes import DEFAULT, RECIPES, Recipe
 from fvfast.redirect import Redirection, redirected
 from fvfast.views import Views
@@ -143,6 +145,40 @@ def test_in_one_tensor_only_dead_images_are_redirected():
     apart = fvfast.render(dead(), ["logits:0", "first:1"], recipe=recipe, size=32)
     together = fvfast.render(dead(), ["logits:0", "first:1"], recipe=recipe, size=32, batch=2)
     torch.testing.assert_close(together.images, apart.images, rtol=0, atol=1e-3)
+
+
+class Replayed:
+    """Stands where a CUDA graph stands: runs the step when it is asked to replay it."""
+
+    def run(self, step, times):
+        for _ in range(times):
+            step()
+
+    def capture(self, step):
+        self.replay = step
+
+    def replay(self):
+        raise AssertionError("not captured")
+
+    def release(self):
+        pass
+
+    wait = release
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_recorded_loop_takes_the_same_steps(monkeypatch, patience):
+    recipe = replace(STILL, redirect=5, patience=patience)
+    plain = fvfast.render(dead(), ["logits:0", "first:1"], recipe=recipe, size=32, batch=2)
+
+    def recorded(batch, tap, stopped, notify):
+        ascend(batch, tap, stopped, notify, lambda step, say: record(step, say, lambda device: Replayed()))
+
+    monkeypatch.setattr("fvfast.optimize.ascend", recorded)
+    monkeypatch.setattr("fvfast.optimize.stride_on", lambda device: 16)
+    replayed = fvfast.render(dead(), ["logits:0", "first:1"], recipe=recipe, size=32, batch=2)
+    assert replayed.images.equal(plain.images)
+    torch.testing.assert_close(replayed.history, plain.history, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_users_module_keeps_its_hooks_and_its_gradients():
