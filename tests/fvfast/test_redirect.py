@@ -109,6 +109,8 @@ class Dead(nn.Module):
         generator = torch.Generator().manual_seed(4)
         for parameter in self.parameters():
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+        assert self.first.bias is not None
+        assert self.second.bias is not None
         self.first.weight.data *= 3
         self.first.bias.data.copy_(torch.tensor([-8.0, 14.0, -8.0, 0.5]))
         self.second.weight.data.abs_()
