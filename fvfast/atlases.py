@@ -14,13 +14,14 @@ from torch import nn
 from fvfast import blobs, models, rendering
 from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
+from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import Channel
 from fvfast.places import Here, Place, Work
 from fvfast.producing import Options, key_of
 from fvfast.recipes import RECIPES, Recipe
 from fvfast.selection import features
-from fvfast.session import ImagePlan, Job
+from fvfast.session import ImagePlan
 from fvfast.store import DEFAULT, Store
 
 ENGINES = ("local", "ray")
