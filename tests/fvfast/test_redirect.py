@@ -157,10 +157,10 @@ class Replayed:
             step()
 
     def capture(self, step):
-        self.replay = step
+        self.step = step
 
     def replay(self):
-        raise AssertionError("not captured")
+        self.step()
 
     def release(self):
         pass
