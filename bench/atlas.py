@@ -20,7 +20,8 @@ from typing import Any
 import PIL.Image
 
 import fvfast
-from bench.report import DOCS, ROOT, stamp, table, write_block
+from bench import record
+from bench.report import redraw_all, table
 from fvfast.atlases import atlas
 from fvfast.store import Store
 
@@ -53,7 +54,6 @@ def main() -> None:
         _compare(Path(folder), result.rendered)
     apart = before + after
     report = {
-        "stamp": stamp(),
         "layer": options.layer,
         "channels": options.channels,
         **how,
@@ -72,19 +72,24 @@ def main() -> None:
 
 def publish(report: dict[str, Any]) -> None:
     """Keep a report, and show it in the documentation."""
-    (ROOT / "bench" / "results" / "atlas.json").write_text(json.dumps(report, indent=1) + "\n")
+    record.save("atlas", "python -m bench.atlas --write", [report])
+    redraw_all("atlas")
+
+
+def words(stored: dict[str, Any]) -> str:
+    """What docs/atlas.md shows of a stored report."""
+    (report,) = stored["rows"]
     rows = [
         ["separate renders", f"{sum(report['separate_s']):.1f}", f"{report['separate_features_per_s']:.2f}", "1"],
         ["one atlas", f"{report['atlas_s']:.1f}", f"{report['atlas_features_per_s']:.2f}", f"{report['ratio']:.2f}"],
     ]
-    text = (
+    return (
         f"{report['channels']} channels of EfficientNet-Lite0's `{report['layer']}`, {report['size']} px, "
         f"{report['steps']} steps, in one process with the model loaded once, on {report['processors']} cores that "
         f"other work shared (load {report['load']:.1f}):\n\n"
         + table(["way", "s", "features/s", "ratio"], rows)
-        + f"\n\nMeasured on {report['stamp']}."
+        + f"\n\nMeasured on {record.line(stored['machine'])}."
     )
-    write_block(DOCS / "atlas.md", "bench", text)
 
 
 def _compare(folder: Path, rendered: int) -> None:

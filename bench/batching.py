@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from bench.report import DOCS, stamp, table, write_block
+from bench.report import keep
 
 TARGET, IMAGES, STEPS, ROUNDS = "_blocks.10:3", 8, 8, 3
 
@@ -51,9 +51,7 @@ def main() -> None:
         for name, way in ways.items():
             times[name].append(milliseconds(*way))
     rows = [[name, f"{statistics.median(t):.1f}", f"{min(t):.1f}-{max(t):.1f}"] for name, t in times.items()]
-    text = table(["way", "ms a step and image", "range"], rows) + f"\n\nMeasured on {stamp()}."
-    print(text)
-    write_block(DOCS / "performance.md", "batching", text)
+    keep("batching", "python -m bench.batching", ["way", "ms a step and image", "range"], rows)
 
 
 if __name__ == "__main__":

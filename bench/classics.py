@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 
 import fvfast
-from bench.report import DOCS, stamp, table, write_block
+from bench.report import DOCS, keep
 from fvfast import files, generators, photographs, quality
 from fvfast.expressions import Context
 from fvfast.job import Job
@@ -27,11 +27,12 @@ TARGETS = ["_blocks.4:1", "_blocks.10:9", "_blocks.12:7", "logits:goldfish", "lo
 WAYS = {"pixel": {"recipe": "plain"}, "fourier": {}, "phase": {"recipe": "maco"}, "generator": {"image": FACES}}
 FACE_LIKE = ["logits:wig", "logits:cowboy hat", "logits:lipstick", "logits:sunglasses"]
 OTHERS = ["logits:goldfish", "logits:daisy", "logits:pizza", "logits:soccer ball"]
+COMMAND = "python -m bench.classics"
 PHOTO_SIZE = (768, 512)
 SEEDS = 4
 
 
-def side_by_side() -> str:
+def side_by_side() -> None:
     """Six features by four ways: a sheet, and a table of their means."""
     rendered: dict[str, Render] = {}
     for way, options in WAYS.items():
@@ -62,7 +63,7 @@ def side_by_side() -> str:
     paper = [PIL.Image.alpha_composite(PIL.Image.new("RGBA", p.size, (*files.PAPER, 255)), p) for p in clear]
     sheet = files.sheet([p.convert("RGB") for p in paper], opacity.targets, [""] * len(paper), columns=6, tile=200)
     sheet.save(DOCS / "images" / "classics-alpha.webp", quality=85)
-    return table(["feature", *WAYS], rows)
+    keep("ways", COMMAND, ["feature", *WAYS], rows)
 
 
 def best_of_random(targets: list[str], count: int = 64) -> list[float]:
@@ -81,7 +82,7 @@ def best_of_random(targets: list[str], count: int = 64) -> list[float]:
     return best.tolist()
 
 
-def warning() -> str:
+def warning() -> None:
     """What a generator of faces reaches on what faces have, and on what they have not."""
     targets = FACE_LIKE + OTHERS
     faces = fvfast.render(target=targets, image=FACES, copies=SEEDS)
@@ -109,10 +110,10 @@ def warning() -> str:
         f"On what faces wear the generator reaches {shares[0]:.0%} of what Fourier does, on the other classes "
         f"{shares[1]:.0%}: and shows a face all the same."
     )
-    return f"{table(header, rows)}\n\n{summary}"
+    keep("faces", COMMAND, header, rows, after=summary)
 
 
-def dreams(photo: Path) -> str:
+def dreams(photo: Path) -> None:
     """One photograph dreamt over in pixels and in the Fourier basis, and by every preset."""
     picture = PIL.Image.open(photo).convert("RGB").resize(PHOTO_SIZE, PIL.Image.Resampling.LANCZOS)
     image = photographs.to_tensor(picture)
@@ -131,7 +132,7 @@ def dreams(photo: Path) -> str:
     presets = [files.to_pil(fvfast.dream(image, preset=name).image) for name in ("garden", "patterns", "engraving")]
     presets[0].save(DOCS / "images" / "dream.webp", quality=85)
     _beside([picture, *presets]).save(DOCS / "images" / "dream-presets.webp", quality=85)
-    return table(["basis", "objective before", "after", "slope", "mean change"], rows)
+    keep("dreams", COMMAND, ["basis", "objective before", "after", "slope", "mean change"], rows)
 
 
 def _beside(pictures: list[PIL.Image.Image], width: int = 600) -> PIL.Image.Image:
@@ -158,10 +159,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path, help="the photograph to dream over (default: scikit-image's cat)")
     photo = find_photograph(parser.parse_args().photo)
-    document = DOCS / "classics.md"
-    write_block(document, "dream", f"{dreams(photo)}\n\nMeasured on {stamp()}.")
-    write_block(document, "ways", f"{side_by_side()}\n\nMeasured on {stamp()}.")
-    write_block(document, "faces", f"{warning()}\n\nMeasured on {stamp()}.")
+    dreams(photo)
+    side_by_side()
+    warning()
 
 
 if __name__ == "__main__":

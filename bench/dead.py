@@ -10,12 +10,13 @@ docs/parameterisations.md. About ten minutes on two cores.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 import fvfast
 from bench import record
-from bench.report import DOCS, table, write_block
+from bench.report import redraw_all, table
 from fvfast.job import Job
 from fvfast.recipes import DEFAULT
 from fvfast.result import Render
@@ -78,21 +79,17 @@ def main() -> None:
         rows.append({"way": name, "awake": sum(woken), "of": len(targets), "objective": objective, "layers": by_layer})
         print(rows[-1], flush=True)
     record.save("dead", COMMAND, rows, targets=targets, dead={layer: round(part, 3) for layer, part in parts.items()})
-    write()
+    redraw_all("dead")
 
 
-def write() -> None:
+def words(found: dict[str, Any]) -> str:
     """The table in the documentation, from what was measured."""
-    found = record.load("dead")
-    assert found is not None
     header = ["start", *(f"`{layer}`" for layer in found["dead"]), "awake", "mean objective"]
     rows = [["*dead channels*", *(f"{part:.0%}" for part in found["dead"].values()), "", ""]]
     for row in found["rows"]:
         of = [f"{row['layers'][layer]}" for layer in found["dead"]]
         rows.append([row["way"], *of, f"{row['awake']} of {row['of']}", f"{row['objective']:.2f}"])
-    write_block(
-        DOCS / "parameterisations.md", "dead", f"{table(header, rows)}\n\nMeasured on {record.line(found['machine'])}."
-    )
+    return f"{table(header, rows)}\n\nMeasured on {record.line(found['machine'])}."
 
 
 if __name__ == "__main__":

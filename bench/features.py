@@ -12,7 +12,7 @@ import argparse
 import torch
 
 import fvfast
-from bench.report import DOCS, stamp, table, write_block
+from bench.report import DOCS, keep
 from fvfast import files, quality
 from fvfast.expressions import Context
 from fvfast.judging import noise_images
@@ -68,10 +68,9 @@ def main() -> None:
     summary = (
         f"{beaten} of {len(rows)} channels reach at least twice the best noise image. Mean spectrum slope "
         f"{slopes[0].mean():.2f} for the renders, {slopes[1].mean():.2f} for plain pixels; mean share of energy beyond "
-        f"half the Nyquist frequency {shares[0].mean():.2f} and {shares[1].mean():.2f}. Measured on {stamp()}."
+        f"half the Nyquist frequency {shares[0].mean():.2f} and {shares[1].mean():.2f}."
     )
-    print(table(header, rows), summary, sep="\n\n")
-    write_block(DOCS / "features.md", "table", f"{table(header, rows)}\n\n{summary}")
+    keep("features", "python -m bench.features", header, rows, after=summary)
     for name, result in (("fourier", fourier), ("pixels", pixels)):
         files.sheet(
             [files.to_pil(image) for image in result.images],

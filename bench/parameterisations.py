@@ -18,7 +18,7 @@ import PIL.Image
 
 import fvfast
 from bench import record
-from bench.report import DOCS, table, write_block
+from bench.report import DOCS, redraw_all, table
 from fvfast import files, quality
 
 COMMAND = "python -m bench.parameterisations"
@@ -77,6 +77,12 @@ def write() -> None:
             captions.append(f"objective {measured['objectives'][i]:.1f}, slope {measured['slopes'][i]:.2f}")
     page = files.sheet(pictures, titles, captions, columns=len(found["targets"]), tile=TILE)
     page.save(DOCS / "images" / "parameterisations.webp", quality=85)
+    redraw_all("parameterisations")
+
+
+def words(found: dict[str, Any]) -> str:
+    """What docs/parameterisations.md shows of it."""
+    rows = sorted(found["rows"], key=lambda r: list(WAYS).index(r["way"]))
     header = ["parameterisation", *(f"`{target}`" for target in found["targets"]), "slope", "HF"]
     cells = []
     for measured in rows:
@@ -84,8 +90,7 @@ def write() -> None:
         numbers = [f"{value:.1f}" for value in measured["objectives"]]
         cells.append([measured["way"], *numbers, f"{means[0]:.2f}", f"{means[1]:.2f}"])
     stamps = dict.fromkeys(record.line(measured["machine"]) for measured in rows)
-    text = f"{table(header, cells)}\n\nMeasured on {'; '.join(stamps)}."
-    write_block(DOCS / "parameterisations.md", "ways", text)
+    return f"{table(header, cells)}\n\nMeasured on {'; '.join(stamps)}."
 
 
 def more() -> None:

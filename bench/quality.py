@@ -18,7 +18,7 @@ from typing import Any
 import PIL.Image
 
 from bench import record
-from bench.report import DOCS, table, write_block
+from bench.report import DOCS, redraw_all, table
 from fvfast import files, trials
 from fvfast.cli_atlas import Board
 from fvfast.cli_quality import cell
@@ -97,13 +97,6 @@ def _table(stored: dict[str, Any], group: Sequence[str]) -> str:
     return table(["recipe", *(HEADINGS[name] for name in group)], rows)
 
 
-def write(document: Path) -> None:
-    """Bring the document's tables up to date with the last measurement."""
-    stored = record.load("quality")
-    if stored is not None:
-        write_block(document, "quality", words(stored))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path(trials.DEFAULT_STORE), help="where the renders are kept")
@@ -121,7 +114,7 @@ def main() -> int:
         extremes(report, options.store, name).save(
             DOCS / "images" / f"quality-{name.replace('_', '-')}.webp", quality=82
         )
-    write(DOCS / "quality.md")
+    redraw_all("quality")
     return 0
 
 

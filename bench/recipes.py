@@ -10,15 +10,15 @@ to docs/images.
 from __future__ import annotations
 
 import argparse
-import json
+from typing import Any
 
 import fvfast
-from bench.report import DOCS, ROOT, stamp, table, write_block
+from bench import record
+from bench.report import DOCS, redraw_all, table
 from fvfast import files, quality
 from fvfast.errors import did_you_mean
 from fvfast.recipes import RECIPES
 
-RESULTS = ROOT / "bench" / "results" / "recipes.json"
 CHANNELS = {2: "2", 4: "1,9", 7: "4,10,11", 9: "6", 10: "3,9", 12: "7,10,11", 14: "4,9,11", 15: "3"}
 CLASSES = ("goldfish", "ostrich", "zebra", "jack-o'-lantern", "cheeseburger", "bell pepper", "pizza", "daisy")
 TARGETS = [f"_blocks.{block}:{channels}" for block, channels in CHANNELS.items()] + [f"logits:{c}" for c in CLASSES]
@@ -55,15 +55,20 @@ def main() -> None:
     for name in names:
         if name not in RECIPES:
             parser.error(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}")
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
+    stored = record.load("recipes")
+    found = {row["cells"][0]: row for row in stored["rows"]} if stored else {}
     for name in names:
-        found[name] = {"row": measure(name), "stamp": stamp()}
-        print(found[name]["row"], flush=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    stamps = dict.fromkeys(found[name]["stamp"] for name in RECIPES if name in found)
-    text = table(HEADER, [found[name]["row"] for name in RECIPES if name in found])
-    write_block(DOCS / "recipes.md", "table", f"{text}\n\nMeans over 24 features. Measured on {'; '.join(stamps)}.")
+        found[name] = {"cells": measure(name), "machine": record.machine()}
+        print(found[name]["cells"], flush=True)
+        record.save("recipes", "python -m bench.recipes", [found[name] for name in RECIPES if name in found])
+    redraw_all("recipes")
+
+
+def words(stored: dict[str, Any]) -> str:
+    """What docs/recipes.md shows of it. Each recipe has the stamp of its own run."""
+    stamps = dict.fromkeys(record.line(row["machine"]) for row in stored["rows"])
+    text = table(HEADER, [row["cells"] for row in stored["rows"]])
+    return f"{text}\n\nMeans over 24 features. Measured on {'; '.join(stamps)}."
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from bench.report import DOCS, table, write_block
+from bench.report import keep, table
 
 ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: CUDA C++ Programming Guide, "Technical Specifications per
@@ -147,11 +147,11 @@ def main() -> int:
             print(json.dumps(row), flush=True)
         heads = list(row)
         lines.append([str(value) for value in row.values()])
-    text = table([head.replace("_", " ") for head in heads], lines)
+    heads = [head.replace("_", " ") for head in heads]
     if options.write:
-        write_block(DOCS / "kernels.md", "resources", text)
+        keep("resources", "python -m bench.resources --write", heads, lines)
     elif not options.json:
-        print(text)
+        print(table(heads, lines))
     return 0
 
 

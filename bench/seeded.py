@@ -16,7 +16,7 @@ from typing import Any
 import fvfast
 from bench import record
 from bench.classics import find_photograph
-from bench.report import DOCS, table, write_block
+from bench.report import DOCS, redraw_all, table
 from fvfast import files
 from fvfast.recipes import DEFAULT
 from fvfast.views import Views
@@ -65,15 +65,13 @@ def main() -> None:
     photo = find_photograph(parser.parse_args().photo)
     found = layers(photo)
     record.save("seeded", COMMAND, found, features=features(photo))
-    write()
+    redraw_all("seeded")
 
 
-def write() -> None:
-    found = record.load("seeded")
-    assert found is not None
+def words(found: dict[str, Any]) -> str:
+    """The table in the documentation, from what was measured."""
     rows = [[f"`{r['layer']}`", f"{r['inversion']:.3f}", f"{r['caricature']:.2f}"] for r in found["rows"]]
-    text = f"{table(['layer', 'inversion', 'caricature'], rows)}\n\nMeasured on {record.line(found['machine'])}."
-    write_block(DOCS / "seeded.md", "layers", text)
+    return f"{table(['layer', 'inversion', 'caricature'], rows)}\n\nMeasured on {record.line(found['machine'])}."
 
 
 if __name__ == "__main__":

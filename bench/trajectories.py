@@ -22,7 +22,7 @@ from torch import Tensor
 
 import fvfast
 from bench import record
-from bench.report import DOCS, table, write_block
+from bench.report import redraw_all, table
 from bench.steps import Case, backend, step_of_case
 from fvfast.expressions import Context
 from fvfast.step import Step
@@ -139,7 +139,13 @@ def _relative(one: Tensor, truth: Tensor) -> list[float]:
 # Words -----------------------------------------------------------------------------------------------------
 
 
-def words(found: dict[str, Any]) -> str:
+def words(stored: dict[str, Any]) -> str:
+    """What docs/quality.md shows of a stored measurement."""
+    where = "on a GPU" if stored["kernels"] == "compiled" else "in Triton's interpreter on a CPU"
+    return f"{_summary(stored)}\n\n`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
+
+
+def _summary(found: dict[str, Any]) -> str:
     """The table of `measure`, and what the final objectives are."""
     case, rows, ends = found["case"], found["rows"], found["final objective"]
     header = ["step", *(f"{path}: {name}" for path in PATHS for name in ("spectrum", "canvas", "objective"))]
@@ -165,20 +171,9 @@ def main() -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
         torch.set_num_threads(1)
     found = on_gpu() if gpu else measure(INTERPRETED, torch.device("cpu"))
-    print(words(found))
     record.save("trajectories", COMMAND, found.pop("rows"), kernels="compiled" if gpu else "interpreted", **found)
-    write(DOCS / "quality.md")
+    redraw_all("trajectories")
     return 0
-
-
-def write(document: Any) -> None:
-    """Bring the document's table up to date with the last measurement."""
-    stored = record.load("trajectories")
-    if stored is None:
-        return
-    where = "on a GPU" if stored["kernels"] == "compiled" else "in Triton's interpreter on a CPU"
-    stamp = f"`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
-    write_block(document, "trajectories", f"{words(stored)}\n\n{stamp}")
 
 
 if __name__ == "__main__":
