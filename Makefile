@@ -2,14 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# `make gpu` measures what only an NVIDIA GPU can tell.
-.PHONY: demo test gpu lint types format clean
+# `make bench` measures what any machine can, `make gpu` what only an NVIDIA GPU can.
+.PHONY: demo test bench gpu lint types format clean
 
 demo: .venv/base
 	$(BIN)/fvfast render --out renders
 
 test: lint types
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+bench: .venv/dev
+	$(BIN)/python -m bench.suite
 
 gpu: .venv/dev
 	$(BIN)/python -m bench.gpu_report

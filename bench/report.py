@@ -80,6 +80,11 @@ def redraw_all(kind: str) -> None:
             redraw(shown)
 
 
+def stamp() -> str:
+    """One line on where and when a figure was measured."""
+    return record.line(record.machine())
+
+
 def keep(
     kind: str, command: str, header: Sequence[str], rows: Sequence[Sequence[str]], before: str = "", after: str = ""
 ) -> None:
@@ -87,7 +92,7 @@ def keep(
 
     before, after: paragraphs around the table.
     """
-    cells = [dict(enumerate(row)) for row in rows]
+    cells: list[dict[str, Any]] = [{str(i): cell for i, cell in enumerate(row)} for row in rows]
     record.save(kind, command, cells, header=list(header), before=before, after=after)
     stored = record.load(kind)
     assert stored is not None

@@ -1,4 +1,4 @@
-"""pytest-benchmark's suite, and its last run: `python -m bench.suite` (or `make bench`), under ten minutes on two cores.
+"""pytest-benchmark's suite, and its last run: `python -m bench.suite` (`make bench`), under ten minutes on two cores.
 
 It times the synthesis and its adjoint against the same work by PyTorch's FFT and autograd, the network's step as the
 engine runs it against its own modules, whole renders, and an atlas. It compares with the run that is stored, keeps its
