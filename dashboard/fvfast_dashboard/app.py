@@ -22,7 +22,3 @@ def main(first: str = "overview") -> None:
         chosen.run()
     except FvfastError as error:
         widgets.problem(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from fvfast.store import DEFAULT
 
 STORE, RESULTS = "FVFAST_DASHBOARD_STORE", "FVFAST_DASHBOARD_RESULTS"
 _HERE = Path(__file__).parent
+SCRIPT = _HERE / "entry" / "streamlit_app.py"  # for `streamlit run`
 
 
 def store_folder() -> Path:
