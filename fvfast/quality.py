@@ -7,6 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from fvfast.likeness import compare as compare
+from fvfast.likeness import ms_ssim as ms_ssim
+
 # ITU-R BT.601 luma
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
