@@ -1,11 +1,15 @@
-"""A store's renders for other tools: one Parquet file, or a folder of images with a manifest."""
+"""A store's renders for other tools: a Parquet file, a table, or images with a manifest in a folder or an archive."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,6 +91,38 @@ def _copy(source: Path, folder: Path, below: str, name: str) -> str:
     (folder / below).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / below / f"{name}{source.suffix}")
     return f"{below}/{name}{source.suffix}"
+
+
+def to_zip(store: Store, entries: Sequence[Entry]) -> bytes:
+    """Renders as a ZIP archive: the images, named for people, `manifest.json` and `manifest.csv`; its bytes.
+
+    In the manifests `image` is the path in the archive.
+    """
+    buffer, taken, rows = io.BytesIO(), set[str](), []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
+        for entry in entries:
+            image = f"images/{_name(entry, taken)}{Path(entry.image).suffix}"
+            archive.writestr(image, _read(store, entry.image))
+            rows.append(dataclasses.replace(entry, image=image))
+        archive.writestr("manifest.json", json.dumps([asdict(row) for row in rows], indent=1))
+        archive.writestr("manifest.csv", to_csv(rows))
+    return buffer.getvalue()
+
+
+def to_csv(entries: Sequence[Entry]) -> str:
+    """Renders as a table for spreadsheets: every field of `Entry`, the recipe as JSON."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Entry)])
+    writer.writeheader()
+    for entry in entries:
+        row = asdict(entry) | {"recipe": canonical(entry.recipe)}
+        writer.writerow({name: _inert(value) for name, value in row.items()})
+    return buffer.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet will not take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _batches(store: Store, query: Query | None) -> Iterator[list[dict[str, Any]]]:

@@ -1,0 +1,9 @@
+"""The page "speed"."""
+
+from __future__ import annotations
+
+from fvfast_dashboard import widgets
+
+
+def show() -> None:
+    widgets.title("speed")
