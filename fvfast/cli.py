@@ -18,6 +18,7 @@ import typer
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_dashboard import dashboard
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -337,6 +338,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(atlas)
 app.command()(examples)
+app.command()(dashboard)
 app.add_typer(cli_store.app, name="store")
 
 

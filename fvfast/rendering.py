@@ -16,6 +16,7 @@ from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.generators import PREFIX, Generator
 from fvfast.models import Model
+from fvfast.previews import Preview
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.session import ImagePlan, Job, Session
@@ -46,6 +47,7 @@ def render(
     every: int | None = None,
     snapshots: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    preview: Callable[[Preview], None] | None = None,
     stop: Callable[[], bool] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Render:
@@ -65,7 +67,8 @@ def render(
         one, else the CPU in float32.
     threads: processors for each image on a CPU.
     every: keep a snapshot every so many steps; snapshots: or, where that is not set, about so many of each image.
-    progress: called a few times a second; stop: asked as often, ends the render early with what there is;
+    progress: called a few times a second; preview: shown each image on its way, two or three times a second, from the
+    thread that works on it; stop: asked as often, ends the render early with what there is;
     notify: told of what changed on the way (a smaller batch).
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
@@ -97,7 +100,7 @@ def render(
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
         session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
-        session.snapshots = snapshots
+        session.snapshots, session.preview = snapshots, preview
         session.stages["model"] = time.perf_counter() - started
         return session.render()
     except Exception as error:

@@ -25,6 +25,7 @@ from fvfast.memory import largest_batch
 from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
 from fvfast.phase import Phase
+from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.step import Batch
@@ -126,6 +127,7 @@ class Session:
         self.depth = {name: index for index, name in enumerate(job.layers)}
         self.channels = 3
         self.interrupted = False
+        self.preview: Callable[[Preview], None] | None = None
         self.snapshots: int | None = None  # where `every` is not set: about so many, spread over an image's steps
 
     def render(self) -> Render:
@@ -248,6 +250,7 @@ class Session:
             rows=[i.row for i in images],
             clip=recipe.clip,
             every=self.every or (math.ceil(recipe.steps / self.snapshots) if self.snapshots else None),
+            watch=Watch(self.preview) if self.preview else None,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
