@@ -17,6 +17,7 @@ import typer
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_speed import speed
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -322,6 +323,7 @@ def doctor(as_json: Json = False) -> None:
     print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
+app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
 app.add_typer(cli_store.app, name="store")
