@@ -5,6 +5,7 @@ It holds no mathematics and imports torch late.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import typer
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_dashboard import dashboard
 from fvfast.cli_speed import speed
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
@@ -106,12 +108,17 @@ def render(
     weights: Weights = "default",
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("renders"),
     every: Annotated[int | None, typer.Option(help="Also keep a snapshot every so many steps.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="DIR", help="Also keep the images here, with their history."),
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Render again what made this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Render features as images: one PNG each, and a contact sheet. Without arguments: eight of the bundled model's."""
-    from fvfast import files
+    from fvfast import files, keeping
     from fvfast.rendering import render as run
+    from fvfast.store import Store
 
     options: dict[str, Any] = {
         "size": size,
@@ -130,7 +137,9 @@ def render(
     files.writable(out)
     imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
-    with Screen(quiet=as_json) as screen:
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(Store(store, write=True)) if store else None
+        screen = stack.enter_context(Screen(quiet=as_json))
         result = run(
             model or "efficientnet_lite0",
             target or None,
@@ -139,22 +148,27 @@ def render(
             device=device,
             threads=threads,
             every=every,
+            snapshots=keeping.SNAPSHOTS if kept else None,
             progress=screen.progress,
             stop=screen.stopped,
             notify=screen.notify,
             **options,
         )
+        keys = [entry.key for entry in keeping.keep(kept, result)] if kept else []
     if alpha and any(opacity is None for opacity in result.alphas):
         print("fvfast: --alpha leaves images opaque that are not phases (--image phase)", file=sys.stderr)
     writing = time.perf_counter()
-    paths = result.save(out, alpha)
+    paths = result.save(out, alpha, snapshots=every is not None)
     if len(result) > 1:
         files.write_png(result.sheet(), out / "sheet.png")
     result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
     if as_json:
-        print(json.dumps(_document(result, paths), indent=2))
+        document = _document(result, paths)
+        print(json.dumps(document | ({"store": str(store), "keys": keys} if store else {}), indent=2))
     else:
         _table(screen.console, result, paths)
+        if store:
+            print(f"kept in {store}; see one: fvfast store show {keys[0][:10] if keys else ''} --store {store}")
     for sentence in result.notes:
         print(f"fvfast: {sentence}", file=sys.stderr)
     if result.failures:
@@ -326,6 +340,7 @@ def doctor(as_json: Json = False) -> None:
 app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
+app.command()(dashboard)
 app.add_typer(cli_store.app, name="store")
 
 

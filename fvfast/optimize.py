@@ -63,6 +63,8 @@ def ascend(
             for _ in range(until - batch.done):
                 advance()
             step.publish(until)
+            if batch.watch:
+                batch.watch(batch)
             if batch.every and batch.done % batch.every == 0:
                 with torch.no_grad():
                     batch.snapshots.append((batch.done, batch.image.canvas().cpu()))

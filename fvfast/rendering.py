@@ -16,6 +16,7 @@ from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.generators import PREFIX, Generator
 from fvfast.models import Model
+from fvfast.previews import Preview
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.session import ImagePlan, Job, Session
@@ -44,7 +45,9 @@ def render(
     threads: int | None = None,
     weights: str = "default",
     every: int | None = None,
+    snapshots: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    preview: Callable[[Preview], None] | None = None,
     stop: Callable[[], bool] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Render:
@@ -63,8 +66,9 @@ def render(
     device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
         one, else the CPU in float32.
     threads: processors for each image on a CPU.
-    every: keep a snapshot every so many steps.
-    progress: called a few times a second; stop: asked as often, ends the render early with what there is;
+    every: keep a snapshot every so many steps; snapshots: or, where that is not set, about so many of each image.
+    progress: called a few times a second; preview: shown each image on its way, two or three times a second, from the
+    thread that works on it; stop: asked as often, ends the render early with what there is;
     notify: told of what changed on the way (a smaller batch).
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
@@ -78,6 +82,7 @@ def render(
         ("copies", copies, 1),
         ("batch", batch, 1),
         ("every", every, 1),
+        ("snapshots", snapshots, 1),
     ):
         if value is not None and value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
@@ -95,6 +100,7 @@ def render(
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
         session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
+        session.snapshots, session.preview = snapshots, preview
         session.stages["model"] = time.perf_counter() - started
         return session.render()
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from fvfast.memory import largest_batch
 from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
 from fvfast.phase import Phase
+from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.step import Batch
+from fvfast.subjects import Subject, subject
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Session:
         self.depth = {name: index for index, name in enumerate(job.layers)}
         self.channels = 3
         self.interrupted = False
+        self.preview: Callable[[Preview], None] | None = None
+        self.snapshots: int | None = None  # where `every` is not set: about so many, spread over an image's steps
 
     def render(self) -> Render:
         job, started = self.job, time.perf_counter()
@@ -244,7 +249,8 @@ class Session:
             lr=torch.tensor([i.recipe.lr for i in images]),
             rows=[i.row for i in images],
             clip=recipe.clip,
-            every=self.every,
+            every=self.every or (math.ceil(recipe.steps / self.snapshots) if self.snapshots else None),
+            watch=Watch(self.preview) if self.preview else None,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -300,6 +306,8 @@ class Session:
             steps=sum(b.done * len(b.rows) for b in begun),
             failures=failures,
             interrupted=self.interrupted,
+            network=job.model,
+            subjects=[self._subject(image) for image in kept],
         )
         result.notes = _notes(result)
         return result
@@ -338,6 +346,11 @@ class Session:
         images = {image.row: image for image in self.plan}
         with torch.no_grad():
             return self._batch([images[row] for row in batch.rows]).image.canvas()
+
+    def _subject(self, image: ImagePlan) -> Subject:
+        coupled = image.objective.coupled
+        company = [other.seed for other in self.plan if other.objective is image.objective] if coupled else []
+        return subject(image.objective, self.job.layers, company)
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)

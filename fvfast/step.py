@@ -24,7 +24,8 @@ class Batch:
     table: [steps, B, 6], the views of every step; lr: [B].
     rows: which images of the whole render these are. clip: largest gradient norm of an image, or None.
     history: [steps, B], the objective of each view; filled as the loop goes. done: steps taken. every: how often
-    to keep a snapshot. error: why the batch could not go on, where the others can.
+    to keep a snapshot. watch: shown the batch as it goes, by the thread that works on it. error: why the batch could
+    not go on, where the others can.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
     """
 
@@ -35,6 +36,7 @@ class Batch:
     rows: list[int]
     clip: float | None = None
     every: int | None = None
+    watch: Callable[[Batch], None] | None = None
     history: Tensor = field(init=False)
     done: int = 0
     error: FvfastError | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from fvfast.store import DEFAULT
 
 STORE, RESULTS = "FVFAST_DASHBOARD_STORE", "FVFAST_DASHBOARD_RESULTS"
+CODE = "FVFAST_DASHBOARD_CODE"
 _HERE = Path(__file__).parent
 SCRIPT = _HERE / "entry" / "streamlit_app.py"  # for `streamlit run`
 
@@ -15,6 +16,11 @@ SCRIPT = _HERE / "entry" / "streamlit_app.py"  # for `streamlit run`
 def store_folder() -> Path:
     """The store's folder, which need not exist."""
     return Path(os.environ.get(STORE) or DEFAULT)
+
+
+def allows_code() -> bool:
+    """Whether pages may name Python modules, and files on the server's machine."""
+    return bool(os.environ.get(CODE))
 
 
 def results_folder() -> Path:
