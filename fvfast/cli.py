@@ -19,6 +19,7 @@ from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
+from fvfast.cli_speed import speed
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -336,6 +337,7 @@ def doctor(as_json: Json = False) -> None:
     print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
+app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
 app.command()(dashboard)

@@ -3,122 +3,136 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
 
 from fvfast import exports
-from fvfast.store import Entry, Store
+from fvfast.store import Entry, Query, Store
 from fvfast.tables import figure
 from fvfast_dashboard import components, library, navigation, widgets
 
 PAGE_SIZES = (100, 250, 500)
-KEPT: dict[str, Any] = {"persist_state": "session"}  # for whoever comes back from a feature
-SORTS: dict[str, tuple[Callable[[Entry], Any] | None, bool]] = {  # key, whether the largest comes first
-    "Place in the network": (None, False),
-    "Objective, highest first": (lambda entry: entry.objective_end, True),
-    "Objective, lowest first": (lambda entry: entry.objective_end, False),
-    "Gain over the start": (lambda entry: entry.objective_end - entry.objective_start, True),
-    "Newest first": (lambda entry: entry.created, True),
+SORTS = {
+    "Place in the network": "layer",
+    "Objective, highest first": "highest",
+    "Objective, lowest first": "lowest",
+    "Newest first": "newest",
 }
+KEPT: dict[str, Any] = {"persist_state": "session"}  # for whoever comes back from a feature
+ALL = "All"
+EXPORTED = 2000  # renders in one download: an archive is made in memory
 
 
 def show() -> None:
     widgets.title("Gallery", "Every feature in the store. Open one, or tick several to compare or to take along.")
     store = library.open_store()
-    listing = library.listing(store) if store else library.Listing(())
-    if store is None or not listing.entries:
-        widgets.damaged_rows(listing)
+    total = store.count() if store else 0
+    if store is None or not total:
         widgets.empty_store()
         return
-    widgets.damaged_rows(listing)
-    found = _ordered(_filtered(listing.entries))
-    _bar(store, listing, found)
-    if not found:
+    query = _filters(store)
+    found = store.count(query)
+    bar = st.container()
+    if found:
+        _tiles(store, query, found)
+    else:
         st.info("No feature is like this. Take a filter away.", icon=":material/filter_alt_off:")
-        return
-    _pages(store, found)
+    with bar:
+        _bar(store, query, found, total)
 
 
 # Filters ---------------------------------------------------------------------------------------------------
 
 
-def _filtered(entries: Sequence[Entry]) -> list[Entry]:
-    first, second, third, fourth = st.columns([1.1, 1.6, 1, 1.4])
-    models = sorted({entry.model for entry in entries})
-    model = first.selectbox("Model", ["All", *models], key="gallery model", **KEPT)
-    found = [entry for entry in entries if model in ("All", entry.model)]
-
-    layers = list(dict.fromkeys(entry.layer for entry in found))
-    chosen = second.multiselect(
-        "Layers", layers, key="gallery layers", **KEPT, placeholder="All, in the order of the network"
-    )
-    found = [entry for entry in found if not chosen or entry.layer in chosen]
-
-    recipes = sorted({_recipe(entry) for entry in found})
-    wanted = third.multiselect("Recipes", recipes, key="gallery recipes", **KEPT, placeholder="All")
-    found = [entry for entry in found if not wanted or _recipe(entry) in wanted]
-
+def _filters(store: Store) -> Query:
+    first, second, third, fourth = st.columns([1.2, 1.4, 1.2, 1.2])
+    layers = store.layers()
+    models = list(dict.fromkeys(str(row["model"]) for row in layers))
+    model = first.selectbox("Model", [ALL, *models], key="gallery model", **KEPT)
+    names = list(dict.fromkeys(str(row["layer"]) for row in layers if model in (ALL, row["model"])))
+    layer = second.selectbox("Layer", [ALL, *names], key="gallery layer", **KEPT)
+    recipes = third.multiselect("Recipes", store.recipes(), key="gallery recipes", placeholder=ALL, **KEPT)
     text = fourth.text_input(
-        "Search", key="gallery text", **KEPT, placeholder="Target, note, seed ...", icon=":material/search:"
+        "Search", key="gallery text", placeholder="Part of a target", icon=":material/search:", **KEPT
     )
-    return _within(_matching(found, text))
-
-
-def _matching(entries: list[Entry], text: str) -> list[Entry]:
-    """Those in whose words every word of a search occurs."""
-    words = text.lower().split()
-    if not words:
-        return entries
-
-    def about(entry: Entry) -> str:
-        return f"{entry.target} {entry.layer} {entry.model} {_recipe(entry)} seed {entry.seed} {entry.note}".lower()
-
-    return [entry for entry in entries if all(word in about(entry) for word in words)]
-
-
-def _within(entries: list[Entry]) -> list[Entry]:
-    """Those whose final objective lies between the slider's ends."""
-    left, right = st.columns([2.1, 3], vertical_alignment="bottom")
-    left.selectbox("Sort by", list(SORTS), key="gallery sort", **KEPT)
-    values = [entry.objective_end for entry in entries if math.isfinite(entry.objective_end)]
-    low, high = (math.floor(min(values) * 100) / 100, math.ceil(max(values) * 100) / 100) if values else (0.0, 0.0)
-    if not low < high:
-        return entries
-    # A key of its own for each range: ends that were set for other renders mean nothing for these.
-    bottom, top = right.slider(
-        "Final objective", low, high, (low, high), step=(high - low) / 200, format="%.2f", key=f"range {low} {high}"
+    query = Query(
+        model=None if model == ALL else model,
+        layer=None if layer == ALL else layer,
+        recipe=tuple(recipes) or None,
+        text=text.strip() or None,
     )
-    if (bottom, top) == (low, high):
-        return entries
-    return [entry for entry in entries if bottom <= entry.objective_end <= top]
+    left, right = st.columns([2.6, 2.4], vertical_alignment="bottom")
+    with left:
+        bounds = _objective_range(store, query)
+    sort = right.selectbox("Sort by", list(SORTS), key="gallery sort", **KEPT)
+    return Query(query.model, query.layer, None, query.recipe, query.text, objective=bounds, sort=SORTS[sort])
 
 
-def _ordered(entries: list[Entry]) -> list[Entry]:
-    key, largest = SORTS[st.session_state.get("gallery sort") or "Place in the network"]
-    if key is None:
-        return entries
-    # What is not a number comes last, either way.
-    numbers = [entry for entry in entries if key(entry) == key(entry)]
-    others = [entry for entry in entries if key(entry) != key(entry)]
-    return sorted(numbers, key=key, reverse=largest) + others
+def _objective_range(store: Store, query: Query) -> tuple[float, float] | None:
+    """The final objectives that the slider leaves; None for all of them, those that are not numbers too."""
+    ends = []
+    for sort in ("lowest", "highest"):
+        end = library.rows(store, Query(query.model, query.layer, None, query.recipe, query.text, sort=sort), 1).entries
+        ends += [entry.objective_end for entry in end if math.isfinite(entry.objective_end)]
+    if len(ends) < 2 or not ends[0] < ends[1]:
+        st.slider("Final objective", 0.0, 1.0, (0.0, 1.0), disabled=True, key="no range")
+        return None
+    low, high = math.floor(ends[0] * 100) / 100, math.ceil(ends[1] * 100) / 100
+    # A key for each range: ends that were set for other renders mean nothing for these.
+    chosen = st.slider("Final objective", low, high, (low, high), step=0.01, key=f"gallery range {low} {high}", **KEPT)
+    return None if chosen == (low, high) else chosen
 
 
-def _recipe(entry: Entry) -> str:
-    return str(entry.recipe.get("name", "?"))
+# Tiles -----------------------------------------------------------------------------------------------------
+
+
+def _tiles(store: Store, query: Query, found: int) -> None:
+    """One page of tiles, and the buttons to the others."""
+    slot = st.container()
+    size_at, page_at = st.columns([1, 5], vertical_alignment="bottom")
+    size = size_at.selectbox("On a page", PAGE_SIZES, key="gallery size", **KEPT)
+    count, number = math.ceil(found / size), 1
+    if count > 1:
+        with page_at:
+            number = min(count, st.pagination(count, key="gallery page", **KEPT))
+    shown = library.rows(store, query, size, (number - 1) * size)
+    here = {entry.key for entry in shown.entries}
+    selection = st.session_state.setdefault("selection", [])
+
+    def select() -> None:
+        ticked = st.session_state["gallery grid"].selected or []
+        elsewhere = [key for key in selection if key not in here]
+        st.session_state["selection"] = elsewhere + [key for key in ticked if key in here]
+
+    with slot:
+        widgets.damaged_rows(shown)
+        ticked = [key for key in selection if key in here]
+        result = components.grid(
+            [tile(store, entry) for entry in shown.entries], ticked, key="gallery grid", on_select=select
+        )
+    if result.open in here:
+        navigation.go("feature", key=result.open)
+
+
+def tile(store: Store, entry: Entry, title: str | None = None) -> components.Tile:
+    """An entry as a tile of a grid."""
+    caption = f"{figure(entry.objective_end)} · {entry.recipe.get('name', '?')}"
+    caption += f" · seed {entry.seed}" if entry.seed else ""
+    picture = library.picture(store, entry.thumbnail)
+    return components.Tile(entry.key, title or entry.target, caption, components.data_url(picture))
 
 
 # Selection -------------------------------------------------------------------------------------------------
 
 
-def _bar(store: Store, listing: library.Listing, found: list[Entry]) -> None:
+def _bar(store: Store, query: Query, found: int, total: int) -> None:
     """How many there are, how many are ticked, and what to do with these."""
-    by_key = listing.by_key()
-    chosen = [by_key[key] for key in st.session_state.get("selection", ()) if key in by_key]
-    words, compare, archive, table, clear = st.columns([3, 1, 1, 1, 1], vertical_alignment="center")
-    total = f"**{len(found):,}** of {len(listing.entries):,}" if len(found) < len(by_key) else f"**{len(by_key):,}**"
-    words.markdown(f"{total} renders" + (f" · **{len(chosen)}** selected" if chosen else ""))
+    keys = tuple(st.session_state.get("selection", ()))
+    chosen = library.rows(store, Query(keys=keys)).entries if keys else []
+    words, compare, archive, table, clear = st.columns([2.2, 1, 1, 1, 1], vertical_alignment="center")
+    text = f"**{found:,}** of {total:,} renders" if found < total else f"**{total:,}** renders"
+    words.markdown(text + (f" · **{len(chosen)}** selected" if chosen else ""))
     if compare.button(
         "Compare",
         icon=":material/compare:",
@@ -129,7 +143,7 @@ def _bar(store: Store, listing: library.Listing, found: list[Entry]) -> None:
         navigation.go("compare", a=chosen[0].key, b=chosen[1].key)
     archive.download_button(
         "ZIP",
-        lambda: exports.to_zip(store, chosen),
+        lambda: exports.to_zip(store, chosen[:EXPORTED]),
         "fvfast-features.zip",
         "application/zip",
         icon=":material/folder_zip:",
@@ -138,14 +152,13 @@ def _bar(store: Store, listing: library.Listing, found: list[Entry]) -> None:
         on_click="ignore",
         width="stretch",
     )
-    rows = chosen or found
     table.download_button(
         "CSV",
-        lambda: exports.to_csv(rows),
+        lambda: exports.to_csv(chosen or library.rows(store, query).entries),
         "fvfast-features.csv",
         "text/csv",
         icon=":material/table:",
-        help="Every field of the selected renders, or of all that are shown.",
+        help="Every field of the selected renders, or of all that the filters leave.",
         on_click="ignore",
         width="stretch",
     )
@@ -154,37 +167,3 @@ def _bar(store: Store, listing: library.Listing, found: list[Entry]) -> None:
 
 def _clear() -> None:
     st.session_state["selection"] = []
-
-
-def _pages(store: Store, found: list[Entry]) -> None:
-    """One page of tiles, and the buttons to the others."""
-    slot = st.container()
-    size_at, page_at = st.columns([1, 3], vertical_alignment="bottom")
-    size = size_at.selectbox("On a page", PAGE_SIZES, key="gallery size", **KEPT)
-    count = math.ceil(len(found) / size)
-    number = 1
-    if count > 1:
-        with page_at:
-            number = min(count, st.pagination(count, key="gallery page", **KEPT))
-    shown = found[(number - 1) * size : number * size]
-    tiles = [
-        components.Tile(
-            entry.key,
-            entry.target,
-            f"{figure(entry.objective_end)} · {_recipe(entry)}" + (f" · seed {entry.seed}" if entry.seed else ""),
-            components.data_url(library.picture(store, entry.thumbnail)),
-        )
-        for entry in shown
-    ]
-    with slot:
-        here = {entry.key for entry in shown}
-        selection = st.session_state.setdefault("selection", [])
-
-        def select() -> None:
-            ticked = st.session_state["gallery grid"].selected or []
-            elsewhere = [key for key in selection if key not in here]
-            st.session_state["selection"] = elsewhere + [key for key in ticked if key in here]
-
-        result = components.grid(tiles, [k for k in selection if k in here], key="gallery grid", on_select=select)
-    if result.open:
-        navigation.go("feature", key=result.open)
