@@ -42,7 +42,8 @@ class LayerRow:
     def label(self) -> str:
         """The layer as a line of the tree."""
         indent = "\u2003" * self.name.count(".")
-        return f"{indent}{self.name}  ·  {self.channels} channels{f'  ·  {self.grid}' if self.grid else ''}  ·  {self.kind}"
+        parts = (f"{indent}{self.name}", f"{self.channels} channels", self.grid, self.kind)
+        return "  ·  ".join(part for part in parts if part)
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the network's layers")

@@ -35,8 +35,8 @@ def show() -> None:
         if not any(job.request.kind == "dream" for job in jobs.desk().jobs()):
             with st.container(border=True):
                 st.markdown(
-                    "**No dream yet.** Upload a photograph: it is dreamt over scale by scale, coarse to fine, and you can "
-                    "watch. Photographs stay on the machine that runs this dashboard."
+                    "**No dream yet.** Upload a photograph: it is dreamt over scale by scale, coarse to fine, and "
+                    "you can watch. Photographs stay on the machine that runs this dashboard."
                 )
     _kept()
 
