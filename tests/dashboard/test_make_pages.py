@@ -85,7 +85,7 @@ def test_the_pages_stand_before_anything_is_done(name, store, request):
     request.getfixturevalue("desk" if store == "empty" else "full")
     session = page(name)
     assert session.title[0].value == {"render": "Render", "dream": "DeepDream"}[name]
-    assert "No dream yet" in texts(session) or "Nothing rendered in this session yet" in texts(session)
+    assert "No dream yet" in texts(session) or "Nothing is being rendered" in texts(session)
     assert button(session, {"render": "Render", "dream": "Dream"}[name]).disabled == (name == "dream")
     assert not Path("kept").exists() or store == "full"  # looking makes no store
 
