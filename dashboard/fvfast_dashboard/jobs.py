@@ -140,6 +140,11 @@ class Desk:
             timer.daemon = True
             timer.start()
 
+    def busy(self) -> bool:
+        """Whether a job is running."""
+        with self._changed:
+            return any(job.state == "running" for job in self._jobs.values())
+
     def forget(self, number: int) -> None:
         """Take a job that has ended off the list."""
         with self._changed:
@@ -173,8 +178,11 @@ class Desk:
                     self._end(job, "cancelled", "the dashboard was closed")
             self._changed.notify_all()
             worker = self._worker
+            begun = any(job.state == "running" and job.done for job in self._jobs.values())
         if worker is not None:
             worker.leave()
+            if not begun:  # there is nothing to wait for
+                worker.kill()
         self._thread.join(PATIENCE_S)
         if worker is not None:
             worker.kill()
@@ -220,9 +228,9 @@ class Desk:
                     job.log = worker.log_tail(log_from)
                 self._changed.notify_all()
             if over:
-                if event.get("bug"):
+                if event.get("bug"):  # it ends by itself
+                    worker.kill()
                     self._worker = None
-                    worker.leave()
                 return
         code = worker.kill()
         with self._changed:
@@ -375,4 +383,6 @@ def close() -> None:
         found = list(_desks.values())
         _desks.clear()
     for one in found:
+        if one.busy():
+            print("fvfast: stopping the render after its step, to keep what there is", file=sys.stderr, flush=True)
         one.close()

@@ -80,7 +80,6 @@ def options(names: tuple[str, ...], literals: bool, address: str, port: int) -> 
         "server.enableCORS": True,
         "server.corsAllowedOrigins": [],
         "server.enableXsrfProtection": True,
-        "server.xsrfCookieSameSite": "strict",
         "server.allowedHosts": ["*"] if literals else list(names),  # where any address will do, the guard says which
         "server.enableStaticServing": False,
         "server.maxUploadSize": LARGEST_MB,

@@ -123,9 +123,7 @@ def _settings() -> dict[str, Any]:
         if settings.allows_code():
             found["weights"] = st.text_input("Weights", "default", help="default, none, or a file.")
         else:
-            found["weights"] = st.segmented_control(
-                "Weights", asking.WEIGHTS, default="default", format_func=CODES.__getitem__, required=True
-            )
+            found["weights"] = st.radio("Weights", asking.WEIGHTS, format_func=CODES.__getitem__, horizontal=True)
     return found
 
 
