@@ -46,7 +46,6 @@ class LayerRow:
         return "  ·  ".join(part for part in parts if part)
 
 
-@st.cache_data(max_entries=16, show_spinner="Reading the network's layers")
 def layers(model: str, code: bool) -> list[LayerRow]:
     """The layers of a model, in the order of the forward pass. Raises FvfastError.
 
@@ -55,21 +54,30 @@ def layers(model: str, code: bool) -> list[LayerRow]:
     asking.check_model(model, "none", code)
     if model.startswith("-"):
         raise FvfastError(f"unknown model {model!r}; see `fvfast models`")
+    rows, problem = _read(model)
+    if problem:
+        raise FvfastError(problem)
+    return rows
+
+
+@st.cache_data(max_entries=16, ttl=3600, show_spinner="Reading the network's layers")
+def _read(model: str) -> tuple[list[LayerRow], str]:
+    """Its layers, or what is wrong with it: kept as well, since asking takes seconds."""
     command = [sys.executable, "-P", "-m", "fvfast.cli", "layers", model, "--json"]
     try:
         found = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, env=asking.environment(), check=False
         )
-    except subprocess.TimeoutExpired as error:
-        raise FvfastError(f"{model} took longer than {TIMEOUT_S:.0f} s to load; type its targets instead") from error
+    except subprocess.TimeoutExpired:
+        return [], f"{model} took longer than {TIMEOUT_S:.0f} s to load; its targets can be typed all the same"
     if found.returncode:
         lines = [line for line in found.stderr.strip().splitlines() if line] or ["it said nothing"]
-        raise FvfastError(lines[-1].removeprefix("fvfast: ").rstrip("."))
+        return [], lines[-1].removeprefix("fvfast: ").rstrip(".")
     rows = json.loads(found.stdout)["layers"]
     return [
-        LayerRow(r["name"], r["kind"], r["channels"], f"{r['height']}x{r['width']}" if r["height"] else "")
-        for r in rows
-    ]
+        LayerRow(row["name"], row["kind"], row["channels"], f"{row['height']}x{row['width']}" if row["height"] else "")
+        for row in rows
+    ], ""
 
 
 def matching(rows: list[LayerRow], text: str) -> list[LayerRow]:

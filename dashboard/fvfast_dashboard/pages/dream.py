@@ -101,9 +101,8 @@ def _ended(job: Job) -> None:
     except OSError:
         st.caption("Its file is gone.")
         return
-    compared = st.segmented_control(
-        "Show", ["After", "Before"], default="After", key=f"side {job.token}", required=True
-    )
+    sides, key = ["After", "Before"], f"side {job.token}"
+    compared = st.radio("Show", sides, key=key, horizontal=True, label_visibility="collapsed")
     start, end = job.objectives
     caption = f"objective {figure(start or 0)} to {figure(end or 0)}, {job.done} steps in {job.seconds:.1f} s"
     st.image(before if compared == "Before" else after, caption=caption, width="stretch")
