@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 DEMO = ROOT / "build" / "demo-store"
 OUT = ROOT / "docs" / "images" / "dashboard"
 WIDTHS, SCHEMES = (1440, 800), ("light", "dark")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 TALLEST = 2400  # px of a page that a picture shows
 HERO = "_blocks.10:9"
 # (targets, options) of the demonstration; what is in the store already is not rendered again.
