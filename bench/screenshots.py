@@ -32,18 +32,11 @@ from fvfast.store import Query, Store
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-DEMO = ROOT / "build" / "demo-store"
+DEMO = ROOT / "build" / "demo" / "atlas"
 OUT = ROOT / "docs" / "images" / "dashboard"
 WIDTHS, SCHEMES = (1440, 800), ("light", "dark")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
 TALLEST = 2400  # px of a page that a picture shows
 HERO = "_blocks.10:9"
 # (targets, options) of the demonstration; what is in the store already is not rendered again.
@@ -124,9 +117,9 @@ def pages(store: Store) -> dict[str, str]:
 @contextlib.contextmanager
 def serving(store: Path) -> Iterator[str]:
     """A dashboard of a store; its address, with the last /."""
-    command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--store", str(store), "--port", "0", "--no-browser"]
+    command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--store", store.name, "--port", "0", "--no-browser"]
     environment = {**os.environ, "XDG_CACHE_HOME": tempfile.mkdtemp()}  # nothing that was measured elsewhere
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=store.parent)
     try:
         assert server.stderr is not None
         said = server.stderr.readline()

@@ -47,7 +47,7 @@ def _speed() -> Headline:
     def of(document: dict[str, Any]) -> tuple[str, str, Any] | None:
         if not document["ratios"]:
             return None
-        way, ratio = max(document["ratios"].items(), key=lambda item: item[1])
+        ratio = max(document["ratios"].values())
         return f"{ratio:.2f}×", f"{document['model']} {document['layer']}, {document['size']} px", document["machine"]
 
     value, detail, where = _read(lambda: results.speed()[0], of)

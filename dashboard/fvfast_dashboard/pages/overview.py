@@ -28,11 +28,12 @@ def show() -> None:
 def _headlines() -> None:
     for cell, headline in zip(st.columns(4), headlines.headlines(), strict=True):
         with cell.container(border=True, height="stretch"):
+            # Not st.metric, which cuts a long label off.
+            st.markdown(f":small[:gray[{headline.label}]]")
             if headline.value is None:
-                st.metric(headline.label, "–")
-                st.caption(f"not yet measured: `{headline.command}`")
+                st.markdown(f":gray-badge[not yet measured]  \n:small[`{headline.command}`]")
             else:
-                st.metric(headline.label, headline.value)
+                st.markdown(f"## {headline.value}")
                 st.caption(f"{headline.detail}  \n:material/memory: {headline.where}")
 
 
