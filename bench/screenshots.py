@@ -43,7 +43,7 @@ HERO = "_blocks.10:9"
 DEMONSTRATION: tuple[tuple[list[str], dict[str, Any]], ...] = (
     (["_blocks.2:2", "_blocks.4:1,9", "_blocks.7:4,10,11", "_blocks.9:6", "_blocks.12:7,10,11"], {}),
     (["_blocks.10:0-15", "_blocks.14:4,9,11"], {}),
-    (["logits:goldfish,daisy,cheeseburger"], {}),
+    (["logits:goldfish", "logits:daisy", "logits:cheeseburger"], {}),
     ([HERO, "_blocks.7:11"], {"recipe": "lucent", "steps": 192}),
     ([HERO, "_blocks.7:11"], {"recipe": "torch-dreams", "steps": 120}),
     ([HERO], {"recipe": "plain"}),

@@ -91,7 +91,9 @@ def _tiles(store: Store, query: Query, found: int) -> None:
     """One page of tiles, and the buttons to the others."""
     slot = st.container()
     size_at, page_at = st.columns([1, 5], vertical_alignment="bottom")
-    size = size_at.selectbox("On a page", PAGE_SIZES, key="gallery size", **KEPT)
+    size = size_at.segmented_control(
+        "On a page", PAGE_SIZES, default=PAGE_SIZES[0], key="gallery size", required=True, **KEPT
+    )
     count, number = math.ceil(found / size), 1
     if count > 1:
         with page_at:
