@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from fvfast.errors import FvfastError
 # Names that mean a model or a generator that fvfast itself knows; anything else is code or a file on this machine.
 _MODEL = re.compile(r"(timm:)?[A-Za-z0-9_.]+")
 WEIGHTS = ("default", "none")
+RECIPES = ("default", "lucent", "torch-dreams", "plain", "maco")
+DREAMS = ("creatures", "garden", "patterns", "engraving")
 IMAGES = ("fourier", "pixel", "phase", "generator:dcgan-faces")
 MOST_IMAGES, MOST_STEPS, MOST_TARGETS = 64, 20_000, 64
 
@@ -98,6 +102,9 @@ class DreamRequest:
         return f"{self.name}, {self.preset}"
 
     def check(self, code: bool) -> None:
+        """Raise FvfastError for what no page may ask."""
+        if self.preset not in DREAMS:
+            raise FvfastError(f"unknown preset {self.preset!r}; there are {', '.join(DREAMS)}")
         for name, value, most in (("octaves", self.octaves, 12), ("steps", self.steps, 200)):
             if value is not None and not 1 <= value <= most:
                 raise FvfastError(f"{name} must be 1 to {most} here, not {value}; the command line takes more")
@@ -130,6 +137,12 @@ def check_model(model: str, weights: str, code: bool) -> None:
         )
     if weights not in WEIGHTS:
         raise FvfastError("weights must be default or none here: start the dashboard with --allow-code to name a file")
+
+
+def environment() -> dict[str, str]:
+    """What a child process is given, so that it finds the packages where this process did."""
+    paths = [path for path in (*sys.path, os.environ.get("PYTHONPATH", "")) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
 
 
 def to_dict(request: Request) -> dict[str, Any]:

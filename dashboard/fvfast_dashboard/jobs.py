@@ -278,9 +278,6 @@ class Worker:
     def __init__(self, command: list[str], log: Path) -> None:
         """log: the file for what it writes besides events. Raises OSError."""
         self._log = log
-        # The child finds the packages where this process did.
-        paths = [path for path in (*sys.path, os.environ.get("PYTHONPATH", "")) if path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -289,7 +286,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 encoding="utf-8",
-                env=environment,
+                env=asking.environment(),
                 start_new_session=True,
             )
         assert self._process.stdin is not None

@@ -39,9 +39,9 @@ def serve(
 ) -> None:
     """Serve the dashboard until Ctrl-C or SIGTERM; its worker ends with it, with what it was at kept.
 
-    store, results: the folders shown. address, port: to listen on; port 0 for any that is free. browser: whether to open
-    one. code: whether pages may name Python modules and files on this machine. Raises FvfastError where the address
-    cannot be had.
+    store, results: the folders shown. address, port: to listen on; port 0 for any that is free. browser: whether to
+    open one. code: whether pages may name Python modules and files on this machine. Raises FvfastError where the
+    address cannot be had.
     """
     if store.exists() and not store.is_dir():
         raise FvfastError(f"{store} is a file: --store takes a folder")

@@ -12,7 +12,6 @@ from pathlib import PurePath
 import PIL.Image
 from PIL import ImageOps
 
-from fvfast.dreaming import SMALLEST
 from fvfast.errors import FvfastError
 
 LARGEST_MB = 32
@@ -37,6 +36,8 @@ class Upload:
 
 def accept(name: str, data: bytes) -> Upload:
     """Look at what was uploaded. Raises FvfastError, one sentence, where it is not a picture to dream over."""
+    from fvfast.dreaming import SMALLEST  # late: it brings torch
+
     name = plain_name(name)
     if len(data) > LARGEST_MB * 1024 * 1024:
         raise FvfastError(f"{name} has {len(data) / 2**20:.0f} MB: {LARGEST_MB} MB are the most")
@@ -47,7 +48,8 @@ def accept(name: str, data: bytes) -> Upload:
                 width, height = picture.size
                 if width * height > LARGEST_PIXELS:  # before a single pixel is unpacked
                     raise FvfastError(
-                        f"{name} has {width}x{height} pixels: {LARGEST_PIXELS // 10**6} million are the most; make it smaller"
+                        f"{name} has {width}x{height} pixels: {LARGEST_PIXELS // 10**6} million are the most; make it "
+                        "smaller"
                     )
                 if min(width, height) < SMALLEST:
                     raise FvfastError(f"{name} has {width}x{height} pixels: {SMALLEST} on each side are the least")

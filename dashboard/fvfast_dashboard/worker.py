@@ -1,6 +1,7 @@
-"""The child process that renders: requests on its standard input, events on its standard output, a JSON document a line.
+"""The child process that renders: requests on its standard input, events on its standard output, JSON by the line.
 
-It lives as long as the server wants it to: when its input ends, it stops what it is at, keeps what there is, and leaves.
+It lives as long as the server wants it to: when its input ends, it stops what it is at, keeps what there is, and
+leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvfast.errors import FvfastError
-from fvfast_dashboard.requests import DreamRequest, RenderRequest, from_dict
+from fvfast_dashboard.asking import DreamRequest, RenderRequest, from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,8 @@ def main() -> None:
     lock = threading.Lock()
 
     def send(event: str, **values: Any) -> None:
-        with lock:
+        # A server that is gone hears nothing; the images are kept all the same.
+        with lock, contextlib.suppress(OSError):
             print(json.dumps({"event": event, "number": inbox.current, **values}), file=events, flush=True)
 
     inbox = Inbox()
