@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fvfast import models
+from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.layers import Tap, find
 from fvfast.lucent_style import lucent_style
@@ -61,6 +62,8 @@ def measure(
     Raises FvfastError where the model or layer cannot be had, or it was stopped before there was anything to tell.
     """
     loaded = models.load(model, weights)
+    if layer is None and loaded.name != models.DEFAULT_MODEL:
+        raise FvfastError(f"name a layer: `fvfast layers {loaded.name}` lists them")
     canvas = size or loaded.size
     job = Job(loaded, torch.device("cpu"), torch.float32, canvas, None)
     name = layer or LAYER

@@ -42,16 +42,16 @@ def _read(load: Callable[[], Any], of: Callable[[Any], tuple[str, str, Any] | No
 
 
 def _speed() -> Headline:
-    _, own = results.speed()
-
-    def of(document: dict[str, Any]) -> tuple[str, str, Any] | None:
-        if not document["ratios"]:
+    def of(found: tuple[dict[str, Any] | None, bool]) -> tuple[str, str, Any] | None:
+        document, own = found
+        if not document or not document["ratios"]:
             return None
-        ratio = max(document["ratios"].values())
-        return f"{ratio:.2f}×", f"{document['model']} {document['layer']}, {document['size']} px", document["machine"]
+        machine = document["machine"]
+        where = f"{'this machine: ' if own else ''}{machine['device']}, {machine['date']}"
+        of_what = f"{document['model']} {document['layer']}, {document['size']} px"
+        return f"{max(document['ratios'].values()):.2f}×", of_what, where
 
-    value, detail, where = _read(lambda: results.speed()[0], of)
-    where = f"this machine: {where}" if value and own else where
+    value, detail, where = _read(results.speed, of)
     return Headline("Faster than a lucent-style loop, on a CPU", value, detail, where, results.COMMANDS[results.SPEED])
 
 
