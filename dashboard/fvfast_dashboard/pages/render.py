@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fvfast.errors import FvfastError
 from fvfast.tables import figure
@@ -12,8 +13,7 @@ from fvfast_dashboard import asking, catalogue, jobs, library, live, navigation,
 from fvfast_dashboard.asking import RenderRequest
 from fvfast_dashboard.jobs import Job
 
-TARGETS = "render targets"
-FIRST = ("_blocks.7:11",)
+FIRST = ("_blocks.7:11",)  # of the bundled network
 AS_RECIPE = "as the recipe says"
 CODES = {"default": "trained", "none": "random"}
 
@@ -22,7 +22,7 @@ def show() -> None:
     widgets.title("Render", "Choose what a network should be made to see, and watch it appear.")
     choices, work = st.columns([1, 1.25], gap="large")
     with choices:
-        request = _choose()
+        model, tree, request = _choose()
         _start(request)
     with work:
         live.watch("render", _ended)
@@ -30,14 +30,16 @@ def show() -> None:
             _invitation()
     if request is not None:
         _elsewhere(request)
+    if model:  # last: the first look at a network takes seconds, for which nothing else has to wait
+        with tree:
+            _layer_tree(model)
 
 
 # What to render --------------------------------------------------------------------------------------------
 
 
-def _choose() -> RenderRequest | None:
-    """The boxes; None where they do not make a request yet."""
-    code = settings.allows_code()
+def _choose() -> tuple[str | None, DeltaGenerator, RenderRequest | None]:
+    """The boxes: the model, the place where its layers belong, and the request, where they make one."""
     model = st.selectbox(
         "Model",
         catalogue.MODELS,
@@ -45,31 +47,39 @@ def _choose() -> RenderRequest | None:
         key="render model",
         help="Or type any name that `fvfast models` lists, such as timm:resnet26.",
     )
-    if not model:
-        return None
-    if st.session_state.get("render targets of") != model:
-        st.session_state["render targets of"] = model
-        st.session_state[TARGETS] = list(FIRST) if model == catalogue.MODELS[0] else []
-    try:
-        _layer_tree(model, code)
-    except FvfastError as error:
-        widgets.problem(str(error))
-    targets = st.multiselect(
+    tree = st.container()
+    targets = _targets(model) if model else []
+    settings_ = _settings()
+    return model, tree, RenderRequest(model, tuple(targets), **settings_) if model and targets else None
+
+
+def _targets(model: str) -> list[str]:
+    """The targets of this model, which another one does not have."""
+    key = _key(model)
+    if key not in st.session_state:
+        st.session_state[key] = list(FIRST) if model == catalogue.MODELS[0] else []
+    return st.multiselect(
         "Targets",
-        st.session_state[TARGETS],
-        key=TARGETS,
+        st.session_state[key],
+        key=key,
         accept_new_options=True,
         placeholder="LAYER:CHANNEL, LAYER, logits:NAME, ...",
         help="LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X (one neuron), LAYER (all of it), logits:NAME. "
         "Type any of them, or add some with the boxes above.",
     )
-    settings_ = _settings(code)
-    return RenderRequest(model, tuple(targets), **settings_) if targets else None
 
 
-def _layer_tree(model: str, code: bool) -> None:
+def _key(model: str) -> str:
+    return f"targets of {model}"
+
+
+def _layer_tree(model: str) -> None:
     """Every layer with its channel count, to search, and a box for channels of the one that is chosen."""
-    rows = catalogue.layers(model, code)
+    try:
+        rows = catalogue.layers(model, settings.allows_code())
+    except FvfastError as error:
+        widgets.problem(str(error))
+        return
     text = st.text_input("Search layers", key="render search", placeholder="a part of a name or a kind: blocks.7, conv")
     found = catalogue.matching(rows, text)
     if not found:
@@ -87,16 +97,16 @@ def _layer_tree(model: str, code: bool) -> None:
     channels, add = st.columns([3, 1.4], vertical_alignment="bottom")
     hint = "a class's name or number" if layer == "logits" else f"0 to {row.channels - 1}; empty for the whole layer"
     chosen = channels.text_input("Channels", key="render channels", placeholder=hint, help="7, or 3,7,10-19, or 7@3,4")
-    add.button(
-        "Add", icon=":material/add:", width="stretch", on_click=_add, args=(f"{layer}:{chosen}" if chosen else layer,)
-    )
+    target = f"{layer}:{chosen.strip()}" if chosen.strip() else layer
+    add.button("Add", icon=":material/add:", width="stretch", on_click=_add, args=(model, target))
 
 
-def _add(target: str) -> None:
-    st.session_state[TARGETS] = list(dict.fromkeys([*st.session_state.get(TARGETS, []), target.strip()]))
+def _add(model: str, target: str) -> None:
+    before = st.session_state.get(_key(model), [])
+    st.session_state[_key(model)] = list(dict.fromkeys([*before, target]))
 
 
-def _settings(code: bool) -> dict[str, Any]:
+def _settings() -> dict[str, Any]:
     left, right = st.columns(2)
     found: dict[str, Any] = {
         "recipe": left.selectbox("Recipe", asking.RECIPES, help="docs/recipes.md shows what each is good at."),
@@ -110,7 +120,7 @@ def _settings(code: bool) -> dict[str, Any]:
         image = left.selectbox("Image", images, help="How the image is parameterised.")
         found["image"] = None if image == AS_RECIPE else image
         found["copies"] = right.number_input("Copies", 1, asking.MOST_IMAGES, 1, help="From seed, seed + 1, ...")
-        if code:
+        if settings.allows_code():
             found["weights"] = st.text_input("Weights", "default", help="default, none, or a file.")
         else:
             found["weights"] = st.segmented_control(
@@ -149,7 +159,7 @@ def _elsewhere(request: RenderRequest) -> None:
 def _invitation() -> None:
     with st.container(border=True):
         st.markdown(
-            "**Nothing rendered in this session yet.** A feature of the bundled network takes about half a minute on a "
+            "**Nothing is being rendered.** A feature of the bundled network takes about half a minute on a "
             "CPU. It appears here as it grows, and in the gallery when it is done."
         )
 
