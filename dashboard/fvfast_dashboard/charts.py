@@ -71,7 +71,12 @@ def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> alt.Chart:
                 scale=alt.Scale(type="log", nice=False),
                 axis=alt.Axis(values=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5], format="~g"),
             ),
-            y=alt.Y("power:Q", title="power", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e", tickCount=5)),
+            y=alt.Y(
+                "power:Q",
+                title="power",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format=".0e", values=[10.0**k for k in range(-8, 12, 2)]),
+            ),
             color=alt.Color("render:N", sort=names, title=None, legend=_legend(names)),
             tooltip=[
                 alt.Tooltip("frequency:Q", format=".3f"),

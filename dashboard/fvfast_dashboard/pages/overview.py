@@ -11,7 +11,7 @@ from fvfast.store import Query, Store
 from fvfast_dashboard import components, headlines, library, navigation, widgets
 from fvfast_dashboard.pages.gallery import tile
 
-LAST = 16
+LAST = 14
 
 
 def show() -> None:
