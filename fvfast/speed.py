@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fvfast import models
+from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.layers import Tap, find
 from fvfast.lucent_style import lucent_style
@@ -29,9 +30,10 @@ from fvfast.step import Step
 LAYER = "_blocks.10"  # of the bundled network: two thirds of the way through it
 LUCENT, ONE, SIDE_BY_SIDE = "lucent-style loop", "fvfast, one image", "fvfast, images side by side"
 LEAST_ROUNDS = 3
-# Folding a batch-norm into a convolution reorders float32 sums: 1e-6 to 1e-5 in EfficientNet-Lite0. A wrong layer,
-# a lost activation or a dead gradient is off by tens of per cent.
-BOUND = 1e-3
+# Folding a batch-norm into a convolution reorders float32 sums: activations of EfficientNet-Lite0 move by 6e-6 of
+# their norm. Where one lies that near 0 or 6, ReLU6 lets its gradient through in one network and not in the other:
+# 3e-3 of the gradient's norm. A wrong layer, a lost activation or a dead gradient is off by tens of per cent.
+BOUNDS = {"objective": 1e-3, "gradient": 3e-2}
 
 
 def measure(
@@ -52,7 +54,7 @@ def measure(
     Returns
         model, layer, size: what was measured; threads: inside an operation, of the first two ways; workers: images
             side by side in the third, each on its share of the processors.
-        gate: {"objective", "gradient": relative errors, "bound", "passed"}.
+        gate: {"objective", "gradient": relative errors, "bounds", "passed"}.
         rows: [{"way", "p20_ms", "p50_ms", "p80_ms", "steps_per_s"}]; a step is of one image.
         ratios: {way: how many times faster than the lucent-style loop}, or None where the gate failed.
         rounds, interrupted; machine: its stamp.
@@ -60,6 +62,8 @@ def measure(
     Raises FvfastError where the model or layer cannot be had, or it was stopped before there was anything to tell.
     """
     loaded = models.load(model, weights)
+    if layer is None and loaded.name != models.DEFAULT_MODEL:
+        raise FvfastError(f"name a layer: `fvfast layers {loaded.name}` lists them")
     canvas = size or loaded.size
     job = Job(loaded, torch.device("cpu"), torch.float32, canvas, None)
     name = layer or LAYER
@@ -180,8 +184,8 @@ def _gate(job: Job, step: Step) -> dict[str, Any]:
         truth = _look(plain, step, view)
     objective = float((fast[0] - truth[0]).abs() / truth[0].abs().clamp(min=1e-12))
     gradient = float((fast[1] - truth[1]).norm() / truth[1].norm().clamp(min=1e-12))
-    passed = objective <= BOUND and gradient <= BOUND
-    return {"objective": objective, "gradient": gradient, "bound": BOUND, "passed": passed}
+    errors = {"objective": objective, "gradient": gradient}
+    return {**errors, "bounds": BOUNDS, "passed": all(errors[name] <= bound for name, bound in BOUNDS.items())}
 
 
 def _look(tap: Fast | Tap, step: Step, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ def main(first: str = "overview") -> None:
     """Show the page that was asked for. first: the page at the root."""
     st.set_page_config(
         page_title="fvfast",
-        page_icon=":material/blur_on:",
+        page_icon=str(widgets.LOGO),
         layout="wide",
         menu_items={"About": "**fvfast**: feature visualisation, fast."},
     )

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import streamlit as st
 
 HEIGHT = 260
@@ -70,7 +71,12 @@ def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> alt.Chart:
                 scale=alt.Scale(type="log", nice=False),
                 axis=alt.Axis(values=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5], format="~g"),
             ),
-            y=alt.Y("power:Q", title="power", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e", tickCount=5)),
+            y=alt.Y(
+                "power:Q",
+                title="power",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format=".0e", values=[10.0**k for k in range(-8, 12, 2)]),
+            ),
             color=alt.Color("render:N", sort=names, title=None, legend=_legend(names)),
             tooltip=[
                 alt.Tooltip("frequency:Q", format=".3f"),
@@ -102,3 +108,27 @@ def heat_scale(largest: float) -> None:
         f'<div style="flex:1;height:.5rem;border-radius:.25rem;background:linear-gradient(90deg,{stops})"></div>'
         f"<span>{largest:.2f}</span><span>mean difference of the channels (0 to 1)</span></div>"
     )
+
+
+def roofline(frame: pd.DataFrame, copy: float) -> None:
+    """Rates of the kernels against what they move, under the rate of a large copy [GB/s]; hovering tells the rest."""
+    figure = px.scatter(
+        frame,
+        x="MB",
+        y="GB/s",
+        color="path",
+        symbol="images",
+        hover_data={"share": ":.0%", "batch": True, "ms": ":.3f", "MB": ":.1f", "GB/s": ":.0f"},
+        log_x=True,
+        log_y=True,
+    )
+    figure.add_hline(copy, line_dash="dash", annotation_text=f"copy, {copy:,.0f} GB/s", annotation_position="top left")
+    figure.update_layout(
+        height=340,
+        margin={"l": 0, "r": 0, "t": 24, "b": 0},
+        xaxis_title="MB moved in a step",
+        yaxis_title="GB a second",
+        legend_title_text="",
+        legend={"orientation": "h", "y": -0.25},
+    )
+    st.plotly_chart(figure, width="stretch", theme="streamlit", config={"displayModeBar": False})

@@ -80,9 +80,8 @@ def find(store: Store, key: str) -> Entry:
         )
     found = rows(store, Query(key=key), limit=1)
     if found.damaged:
-        raise FvfastError(
-            f"the row of the render {key[:12]} is damaged: `fvfast store verify --store {store.folder}` tells more"
-        )
+        folder = settings.store_folder()
+        raise FvfastError(f"the row of this render is damaged: `fvfast store verify --store {folder}` tells more")
     if not found.entries:
         raise FvfastError(f"no render in this store has the key {key[:12]}: it may be in another store")
     return found.entries[0]

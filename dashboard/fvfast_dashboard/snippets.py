@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from pprint import pformat
 from typing import Any
 
 from fvfast.recipes import DEFAULT_CLASSES, GENERATOR, RECIPES, Recipe
-from fvfast.store import Entry, Store
+from fvfast.store import Entry
 
 _ON_THE_COMMAND_LINE = ("image", "steps", "lr", "size")
 
 
-def command(store: Store, entry: Entry) -> str:
-    """The command that renders an entry again; from its own file, where no options say what its recipe does."""
+def command(folder: Path, entry: Entry) -> str:
+    """The command that renders an entry of the store in `folder` again; from its own file, where no options say what its recipe does."""
     changes = _changes(entry)
     if changes is None:
         if entry.image.endswith(".png"):
-            return shlex.join(["fvfast", "render", "--from", str(store.folder / entry.image)])
+            return shlex.join(["fvfast", "render", "--from", str(folder / entry.image)])
         return "# this recipe has no equivalent on the command line: take the Python"
     words = ["fvfast", "render", entry.model, entry.target]
     name = entry.recipe.get("name")

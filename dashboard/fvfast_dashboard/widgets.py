@@ -9,12 +9,14 @@ import streamlit as st
 
 from fvfast_dashboard import library, navigation, settings
 
+LOGO = Path(__file__).parent / "logo.svg"
 _STYLE = Path(__file__).parent / "style.css"
 
 
 def frame() -> None:
     """What surrounds every page: the style, and in the sidebar which store is shown."""
     st.html(_STYLE)
+    st.logo(str(LOGO), size="large")
     with st.sidebar:
         st.caption(f"Store: `{settings.store_folder()}`")
 
@@ -50,8 +52,8 @@ def not_measured(what: str, command: str) -> None:
         st.code(command, language="bash")
 
 
-def stamp(machine: dict[str, Any] | str | None) -> None:
-    """A line that says where and when figures were measured."""
+def stamp(machine: dict[str, Any] | str | None, here: bool = False) -> None:
+    """A line that says where and when figures were measured. here: whether on this machine, by this dashboard."""
     if not machine:
         return
     if isinstance(machine, dict):
@@ -61,7 +63,7 @@ def stamp(machine: dict[str, Any] | str | None) -> None:
         ]
         parts += [machine.get("date"), f"commit {machine['commit']}" if machine.get("commit") else None]
         machine = ", ".join(str(part) for part in parts if part)
-    st.caption(f":material/memory: Measured on {machine}")
+    st.caption(f":material/memory: Measured {'here: ' if here else 'on '}{machine}")
 
 
 def damaged_rows(listing: library.Listing) -> None:

@@ -12,7 +12,7 @@ import streamlit as st
 from fvfast import evidence
 from fvfast.store import Entry, Query, Store, Trace
 from fvfast.tables import figure
-from fvfast_dashboard import charts, components, library, navigation, snippets, widgets
+from fvfast_dashboard import charts, components, library, navigation, settings, snippets, widgets
 from fvfast_dashboard.pages.gallery import tile
 
 
@@ -76,7 +76,7 @@ def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
             picture = library.picture(store, stages[step])
     if picture is None:
         slot.warning(
-            f"The image file is missing: `fvfast store verify --store {store.folder}` tells more.",
+            f"The image file is missing: `fvfast store verify --store {settings.store_folder()}` tells more.",
             icon=":material/broken_image:",
         )
         return step
@@ -121,7 +121,7 @@ def _history(trace: Trace | None, step: int | None) -> None:
 def _again(store: Store, entry: Entry) -> None:
     """What renders it again, to copy."""
     line, code, recipe = st.tabs(["Command", "Python", "Recipe"])
-    line.code(snippets.command(store, entry), language="bash", wrap_lines=True)
+    line.code(snippets.command(settings.store_folder(), entry), language="bash", wrap_lines=True)
     code.code(snippets.python(entry), language="python", wrap_lines=True)
     recipe.code(json.dumps(entry.recipe, indent=1), language="json", height=220)
 
@@ -148,7 +148,9 @@ def _evidence(store: Store, entry: Entry) -> None:
     if not examples and not neighbours:
         st.subheader("Examples from images of your own", anchor=False)
         st.markdown(":gray[None were looked for yet. This finds what in a folder of images excites each channel:]")
-        st.code(f"fvfast examples {entry.model} {entry.layer} FOLDER --store {store.folder}", language="bash")
+        st.code(
+            f"fvfast examples {entry.model} {entry.layer} FOLDER --store {settings.store_folder()}", language="bash"
+        )
         return
     if examples:
         st.subheader("What excites it in your images", anchor=False)

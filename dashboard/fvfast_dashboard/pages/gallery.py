@@ -90,12 +90,12 @@ def _objective_range(store: Store, query: Query) -> tuple[float, float] | None:
 def _tiles(store: Store, query: Query, found: int) -> None:
     """One page of tiles, and the buttons to the others."""
     slot = st.container()
-    size_at, page_at = st.columns([1, 5], vertical_alignment="bottom")
-    size = size_at.selectbox("On a page", PAGE_SIZES, key="gallery size", **KEPT)
-    count, number = math.ceil(found / size), 1
-    if count > 1:
-        with page_at:
-            number = min(count, st.pagination(count, key="gallery page", **KEPT))
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        size = st.segmented_control(
+            "On a page", PAGE_SIZES, default=PAGE_SIZES[0], key="gallery size", required=True, **KEPT
+        )
+        count = math.ceil(found / size)
+        number = min(count, st.pagination(count, key="gallery page", **KEPT)) if count > 1 else 1
     shown = library.rows(store, query, size, (number - 1) * size)
     here = {entry.key for entry in shown.entries}
     selection = st.session_state.setdefault("selection", [])
@@ -130,39 +130,33 @@ def _bar(store: Store, query: Query, found: int, total: int) -> None:
     """How many there are, how many are ticked, and what to do with these."""
     keys = tuple(st.session_state.get("selection", ()))
     chosen = library.rows(store, Query(keys=keys)).entries if keys else []
-    words, compare, archive, table, clear = st.columns([2.2, 1, 1, 1, 1], vertical_alignment="center")
     text = f"**{found:,}** of {total:,} renders" if found < total else f"**{total:,}** renders"
-    words.markdown(text + (f" · **{len(chosen)}** selected" if chosen else ""))
-    if compare.button(
-        "Compare",
-        icon=":material/compare:",
-        disabled=len(chosen) != 2,
-        help="Tick two features to compare them.",
-        width="stretch",
-    ):
-        navigation.go("compare", a=chosen[0].key, b=chosen[1].key)
-    archive.download_button(
-        "ZIP",
-        lambda: exports.to_zip(store, chosen[:EXPORTED]),
-        "fvfast-features.zip",
-        "application/zip",
-        icon=":material/folder_zip:",
-        disabled=not chosen,
-        help="The selected images, with a manifest.",
-        on_click="ignore",
-        width="stretch",
-    )
-    table.download_button(
-        "CSV",
-        lambda: exports.to_csv(chosen or library.rows(store, query).entries),
-        "fvfast-features.csv",
-        "text/csv",
-        icon=":material/table:",
-        help="Every field of the selected renders, or of all that the filters leave.",
-        on_click="ignore",
-        width="stretch",
-    )
-    clear.button("Clear", icon=":material/close:", disabled=not chosen, on_click=_clear, width="stretch")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(text + (f" · **{len(chosen)}** selected" if chosen else ""))
+        if st.button(
+            "Compare", icon=":material/compare:", disabled=len(chosen) != 2, help="Tick two features to compare them."
+        ):
+            navigation.go("compare", a=chosen[0].key, b=chosen[1].key)
+        st.download_button(
+            "ZIP",
+            lambda: exports.to_zip(store, chosen[:EXPORTED]),
+            "fvfast-features.zip",
+            "application/zip",
+            icon=":material/folder_zip:",
+            disabled=not chosen,
+            help="The selected images, with a manifest.",
+            on_click="ignore",
+        )
+        st.download_button(
+            "CSV",
+            lambda: exports.to_csv(chosen or library.rows(store, query).entries),
+            "fvfast-features.csv",
+            "text/csv",
+            icon=":material/table:",
+            help="Every field of the selected renders, or of all that the filters leave.",
+            on_click="ignore",
+        )
+        st.button("Clear", icon=":material/close:", disabled=not chosen, on_click=_clear)
 
 
 def _clear() -> None:
