@@ -25,7 +25,7 @@ from fvfast.step import Step
 COMMAND = "python -m bench.dead"
 LAYERS = [*(f"_blocks.{block}._swish" for block in (4, 7, 9, 11, 14)), "_swish"]
 EACH = 4
-STEPS = 64
+STEPS, SIZE = 64, 160
 AWAKE = 0.1
 BASE = replace(DEFAULT, steps=STEPS, redirect=0)
 WAYS = {
@@ -38,14 +38,14 @@ WAYS = {
 
 def dead(layer: str, count: int = EACH) -> tuple[list[str], float]:
     """The first channels of a layer whose gradient is zero at the start, and how large a part of them all are."""
-    job = Job(fvfast.load(), torch.device("cpu"), torch.float32, 224, None)
+    job = Job(fvfast.load(), torch.device("cpu"), torch.float32, SIZE, None)
     objectives = job.objectives(f"{layer}:0-{min(63, job.layers[layer].channels - 1)}")
     plan = [ImagePlan(row, one, replace(BASE, steps=1), 0) for row, one in enumerate(objectives)]
     session = Session(job, plan, 1, 1, Keep(), None, None, lambda _: None)
     found: list[str] = []
     from fvfast.prepare import prepare
 
-    with prepare(job.module, job.layers, [layer], 224, torch.float32) as tap:
+    with prepare(job.module, job.layers, [layer], SIZE, torch.float32) as tap:
         for batch in session.batches():
             step = Step(batch, tap)
             step()
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"{layer}: {parts[layer]:.0%} dead, taking {', '.join(found)}", flush=True)
     rows = []
     for name, recipe in WAYS.items():
-        result = fvfast.render(target=targets, recipe=recipe)
+        result = fvfast.render(target=targets, recipe=recipe, size=SIZE)
         woken = awake(result)
         by_layer = {
             layer: sum(w for t, w in zip(targets, woken, strict=True) if t.rpartition(":")[0] == layer)

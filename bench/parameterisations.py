@@ -40,12 +40,12 @@ TARGETS = [
     "logits:wig",
 ]
 KEPT = DOCS / "images" / "parameterisations"
-TILE = 160
+SIZE = TILE = 160  # pixels: enough to see, and half the work of the network's own size
 
 
 def row(way: str) -> dict[str, Any]:
     """Render every feature by one parameterisation; its strip of pictures is kept, its figures returned."""
-    result = fvfast.render(target=TARGETS, **WAYS[way])
+    result = fvfast.render(target=TARGETS, size=SIZE, **WAYS[way])
     slopes, rough = quality.spectrum_slope(result.images).tolist(), quality.high_frequency(result.images).tolist()
     strip = PIL.Image.new("RGB", (TILE * len(TARGETS), TILE))
     for i, image in enumerate(result.images):
@@ -90,19 +90,19 @@ def write() -> None:
 
 def more() -> None:
     """The pictures of learnt opacity, and of an interpolation with and without a component in common."""
-    clear = fvfast.render(target=["logits:goldfish", "logits:daisy", "_blocks.10:9"], alpha=True)
+    clear = fvfast.render(target=["logits:goldfish", "logits:daisy", "_blocks.10:9"], alpha=True, size=SIZE)
     _sheet([files.on_paper(p) for p in clear.pictures()], clear.targets, Path("alpha.webp"), 3)
     ends = ["_blocks.7:11", "_blocks.12:7"]
     pictures, titles = [], []
     for align in (False, True):
-        way = fvfast.render(target=ends, interpolate=5, align=align, steps=96)
+        way = fvfast.render(target=ends, interpolate=5, align=align, steps=96, size=SIZE)
         pictures += way.pictures()
         titles += [f"{part}, {'aligned' if align else 'apart'}" for part in ("0", "1/4", "1/2", "3/4", "1")]
     _sheet(pictures, titles, Path("interpolation.webp"), 5)
 
 
 def _sheet(pictures: list[PIL.Image.Image], titles: list[str], name: Path, columns: int) -> None:
-    page = files.sheet(pictures, titles, [""] * len(pictures), columns=columns, tile=180)
+    page = files.sheet(pictures, titles, [""] * len(pictures), columns=columns, tile=TILE)
     page.save(DOCS / "images" / name, quality=85)
 
 

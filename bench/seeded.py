@@ -22,6 +22,7 @@ from fvfast.recipes import DEFAULT
 from fvfast.views import Views
 
 COMMAND = "python -m bench.seeded"
+SIZE = 160  # pixels
 LAYERS = ["_blocks.1", "_blocks.5", "_blocks.9", "_blocks.13"]
 # Small shifts only: the whole picture should be matched, where it stands.
 MATCHING = replace(DEFAULT, name="matching", steps=128, lr=0.05, views=Views(jitter=4))
@@ -33,10 +34,10 @@ NEAR = "_blocks.4"
 def layers(photo: Path) -> list[dict[str, Any]]:
     """The photograph inverted from every layer, and caricatured by it."""
     targets = [f"{kind}({layer}, {photo})" for kind in ("inversion", "caricature") for layer in LAYERS]
-    result = fvfast.render(target=targets, recipe=MATCHING)
+    result = fvfast.render(target=targets, recipe=MATCHING, size=SIZE)
     names = [f"{kind} {layer}" for kind in ("inversion", "caricature") for layer in LAYERS]
     ends = result.objective.tolist()
-    page = files.sheet(result.pictures(), names, [f"{v:.3f}" for v in ends], columns=len(LAYERS), tile=180)
+    page = files.sheet(result.pictures(), names, [f"{v:.3f}" for v in ends], columns=len(LAYERS), tile=SIZE)
     page.save(DOCS / "images" / "seeded.webp", quality=85)
     half = len(LAYERS)
     return [{"layer": layer, "inversion": ends[i], "caricature": ends[half + i]} for i, layer in enumerate(LAYERS)]
@@ -46,11 +47,11 @@ def features(photo: Path) -> list[dict[str, Any]]:
     """Features accentuated in the photograph, freely and near to it."""
     pairs = [(target, weight) for weight in (0.0, 1.0) for target in FEATURES]
     targets = [f"accentuation({target}, {NEAR}, {weight:g}, {photo})" for target, weight in pairs]
-    result = fvfast.render(target=targets, recipe=ACCENTUATION)
+    result = fvfast.render(target=targets, recipe=ACCENTUATION, size=SIZE)
     starts, ends = result.objective_start.tolist(), result.objective.tolist()
     titles = [f"{target}, weight {weight:g}" for target, weight in pairs]
     captions = [f"{a:.1f} to {b:.1f}" for a, b in zip(starts, ends, strict=True)]
-    page = files.sheet(result.pictures(), titles, captions, columns=len(FEATURES), tile=180)
+    page = files.sheet(result.pictures(), titles, captions, columns=len(FEATURES), tile=SIZE)
     page.save(DOCS / "images" / "accentuation.webp", quality=85)
     return [
         {"target": target, "weight": weight, "start": a, "end": b}

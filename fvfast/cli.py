@@ -19,6 +19,7 @@ from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
+from fvfast.cli_quality import quality
 from fvfast.cli_speed import speed
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
@@ -398,6 +399,7 @@ app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
 app.command()(dashboard)
+app.command()(quality)
 app.add_typer(cli_store.app, name="store")
 
 

@@ -99,8 +99,8 @@ class Objective(ABC):
     def pictures(self) -> Iterator[Picture]:
         """The pictures that its terms compare with."""
         for leaf in self.leaves():
-            if isinstance(leaf, OnLayer) and leaf.picture is not None:
-                yield leaf.picture
+            if isinstance(leaf, OnLayer) and (picture := leaf.compared) is not None:
+                yield picture
 
     @property
     def layers(self) -> frozenset[str]:
@@ -153,13 +153,14 @@ class Objective(ABC):
 
 
 class OnLayer(Objective):
-    """A term that reads one layer; every subclass has it as its field `layer`.
-
-    picture: what it compares with, if anything.
-    """
+    """A term that reads one layer; every subclass has it as its field `layer`."""
 
     layer: str
-    picture: Picture | None = None
+
+    @property
+    def compared(self) -> Picture | None:
+        """The picture that it compares with, if any."""
+        return None
 
     def check_in(self, layer: Layer, model: str) -> None:
         """Raise FvfastError where the term does not fit the layer."""

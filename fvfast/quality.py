@@ -7,6 +7,10 @@ import itertools
 import torch
 from torch import Tensor
 
+from fvfast.intervals import Interval as Interval
+from fvfast.intervals import interval as interval
+from fvfast.judging import Judge as Judge
+from fvfast.judging import SecondNetwork as SecondNetwork
 from fvfast.likeness import compare as compare
 from fvfast.likeness import ms_ssim as ms_ssim
 

@@ -147,7 +147,7 @@ PYRAMID = Recipe("pyramid", image="pyramid", steps=128, lr=0.02, gain=1.0, decay
 PYRAMID_CLASSES = replace(PYRAMID, steps=192, lr=0.015, views=DEFAULT_CLASSES.views)
 
 # A few thousand weights that all move every pixel: small steps. Rotation costs a function of coordinates nothing.
-CPPN = Recipe("cppn", image="cppn", steps=256, lr=0.003, sd=0.1, gain=1.0, views=DEFAULT.views)
+CPPN = Recipe("cppn", image="cppn", steps=160, lr=0.003, sd=0.3, gain=1.0, views=DEFAULT.views)
 
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, LUCENT, TORCH_DREAMS, PLAIN, MACO)}
 # What the default recipe is for other parameterisations than the Fourier spectrum's and the pixels'.

@@ -38,7 +38,8 @@ class Redirection(TorchFunctionMode):
         if bounds is None or not args[0].requires_grad or len(args[0]) != len(self.images):
             return func(*args, **kwargs)
         active = self.images & (self.count < self.steps)  # [B]
-        return _Clamp.apply(args[0], *bounds, active)
+        low, high = bounds
+        return _Clamp.apply(args[0], low, high, active)
 
 
 class _Clamp(torch.autograd.Function):

@@ -21,8 +21,18 @@ GIVEN = "given"  # the name of a picture that was handed over in Python
 FLOOR = 0.1  # of a cosine, so that there is a gradient where it is not yet positive
 
 
+class Comparison(OnLayer):
+    """A term that compares a layer's activations with those of a picture; every subclass has it as `picture`."""
+
+    picture: Picture
+
+    @property
+    def compared(self) -> Picture:
+        return self.picture
+
+
 @dataclass(frozen=True, eq=False)
-class Caricature(OnLayer):
+class Caricature(Comparison):
     """Mean over positions of dot(activation, picture's) * max(0.1, cosine)^power, over the picture's mean square.
 
     1 is the picture itself; above 1 what the layer sees in it is exaggerated. lucid's `dot_compare`, normalised.
@@ -46,7 +56,7 @@ class Caricature(OnLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class Inversion(OnLayer):
+class Inversion(Comparison):
     """Minus |activations - picture's|^2 / |picture's|^2: 0 for an image that the layer cannot tell from the picture.
 
     Mahendran and Vedaldi, "Understanding deep image representations by inverting them" (2015).
@@ -65,7 +75,7 @@ class Inversion(OnLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class Nearness(OnLayer):
+class Nearness(Comparison):
     """Minus |activations - picture's| / |picture's| in a layer."""
 
     layer: str

@@ -168,7 +168,10 @@ class Step:
         return value
 
     def _value(self, view: Tensor, views: Callable[[], Tensor]) -> Tensor:
-        with self.redirection or contextlib.nullcontext():
+        redirection = self.redirection
+        if redirection and not view.is_cuda and int(self.count) >= redirection.steps:
+            redirection = None  # it is over: without a mode, the network runs as fused operations
+        with redirection or contextlib.nullcontext():
             activations = self.tap(view, self.names) if self.names else {}
         reference = self._compared.at(views)
         value = self.objective(Context(activations, self.image.shown, self.tap.layers, reference))  # [B]

@@ -112,10 +112,10 @@ def test_what_the_objective_does_not_need_becomes_transparent(nets):
     assert opacity[2:14, 2:14].mean() > opacity[18:, 18:].mean() + 0.3
 
 
-def test_a_generator_has_no_opacity_and_shares_nothing(tiny):
-    for option, name in (({"alpha": True}, "--alpha"), ({"align": True}, "--align")):
-        with pytest.raises(FvfastError, match=f"a generator paints whole pictures by itself: leave out {name}"):
-            fvfast.render(tiny, "deep:3", image="generator:dcgan-faces", size=32, steps=1, **option)
+@pytest.mark.parametrize(("option", "name"), [({"alpha": True}, "--alpha"), ({"align": True}, "--align")])
+def test_a_generator_has_no_opacity_and_shares_nothing(tiny, option, name):
+    with pytest.raises(FvfastError, match=f"a generator paints whole pictures by itself: leave out {name}"):
+        fvfast.render(tiny, "deep:3", image="generator:dcgan-faces", size=32, steps=1, **option)
 
 
 # A component in common -------------------------------------------------------------------------------------

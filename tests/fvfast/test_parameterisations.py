@@ -87,7 +87,7 @@ def test_a_cppn_is_its_network_at_one_pixel():
     image = made(Cppn, recipe, 20)
     numbers = image.parameter.detach()[0].double().tolist()
     y, x = (3 - 9.5) * 2 * math.sqrt(3) / 20, (17 - 9.5) * 2 * math.sqrt(3) / 20
-    values, inputs = [y, x], 2
+    values, inputs, sums = [y, x], 2, []
     for layer in range(cppn.DEPTH + 1):
         outputs = cppn.WIDTH if layer < cppn.DEPTH else 3
         rows = [numbers[i * inputs : (i + 1) * inputs] for i in range(outputs)]

@@ -133,7 +133,7 @@ def test_a_film_of_an_optimisation(cli, suffix):
     assert json.loads(out)["video"] == {"file": f"film.{suffix}", "frames": 7}
     final = np.array(PIL.Image.open(json.loads(out)["renders"][0]["file"])).astype(int)
     with PIL.Image.open(f"film.{suffix}") as film:
-        assert film.n_frames == 7
+        assert getattr(film, "n_frames", 1) == 7
         film.seek(6)
         last = np.array(film.convert("RGB")).astype(int)
     # A palette of 256 colours, or a lossy WebP: near, not equal
