@@ -54,7 +54,8 @@ class _Clamp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         x, active = ctx.saved_tensors
-        return redirected(x, gradients[0], *ctx.bounds, active), None, None, None
+        low, high = ctx.bounds
+        return redirected(x, gradients[0], low, high, active), None, None, None
 
 
 def redirected(x: Tensor, gradient: Tensor, low: float, high: float, active: Tensor) -> Tensor:

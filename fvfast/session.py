@@ -381,19 +381,23 @@ def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def _notes(result: Render) -> list[str]:
-    """What a person should know of a finished render: which images stayed grey."""
+    """What a person should know of a finished render: which images stayed grey, or moved in vain."""
     contrast = result.images.std((2, 3)).mean(1)  # [B]
-    return [
-        f"{name} stayed grey: its gradient died (try another --seed, or a layer before a ReLU)"
-        for name, deviation, start, end in zip(
-            result.targets,
-            contrast.tolist(),
-            result.objective_start.tolist(),
-            result.objective.tolist(),
-            strict=True,
-        )
-        if deviation < 0.02 and not end > start
-    ]
+    found: list[str] = []
+    rows = zip(
+        result.targets,
+        contrast.tolist(),
+        result.objective_start.tolist(),
+        result.objective.tolist(),
+        strict=True,
+    )
+    for name, deviation, start, end in rows:
+        if deviation < 0.02 and not end > start:
+            found.append(f"{name} stayed grey: its gradient died (try another --seed, or a layer before a ReLU)")
+        elif end == start:
+            # A redirected gradient moves the image; whether that excites anything shows only in the objective.
+            found.append(f"{name} never woke: its gradient died (try another --seed, or a layer before a ReLU)")
+    return found
 
 
 def _device_name(device: torch.device) -> str:

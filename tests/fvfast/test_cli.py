@@ -290,7 +290,7 @@ def test_a_grey_image_is_pointed_out(cli, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     code, _, err = cli("render", "grey_net:Dead", "act:0", *QUICK)
     assert code == 0
-    assert err.startswith("fvfast: act:0 stayed grey")
+    assert err.startswith("fvfast: act:0 never woke: its gradient died")
 
 
 # layers, models, doctor ------------------------------------------------------------------------------------

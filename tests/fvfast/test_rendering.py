@@ -444,9 +444,11 @@ def test_an_image_that_stays_grey_says_so(nets):
         def forward(self, x):
             return self.act(x - 100)
 
-    result = render(Model("dead", "none", Dead()), "act:0")
-    assert len(result.notes) == 1
-    assert "act:0 stayed grey: its gradient died" in result.notes[0]
+    plain = dataclasses.replace(RECIPES["default"], redirect=0)
+    for recipe, fate in ((plain, "stayed grey"), (RECIPES["default"], "never woke")):
+        result = render(Model("dead", "none", Dead()), "act:0", recipe=recipe)
+        assert len(result.notes) == 1
+        assert f"act:0 {fate}: its gradient died" in result.notes[0]
 
 
 def test_a_bug_in_the_network_keeps_its_traceback(nets):
