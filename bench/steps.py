@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 import fvfast
-from bench.lucent_style import lucent_style
 from bench.timing import capture, peak_bytes, quantiles, sample
 from fvfast.expressions import Context
+from fvfast.lucent_style import lucent_style
 from fvfast.models import Model
 from fvfast.objectives import Channel, together
 from fvfast.optimize import layers_of

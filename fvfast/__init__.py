@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fvfast.dreaming import dream as dream
     from fvfast.errors import FvfastError as FvfastError
     from fvfast.generators import Generator as Generator
+    from fvfast.keeping import keep as keep
     from fvfast.models import Model as Model
     from fvfast.models import load as load
     from fvfast.recipes import RECIPES as RECIPES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fvfast.store import Entry as Entry
     from fvfast.store import Query as Query
     from fvfast.store import Store as Store
+    from fvfast.store import Trace as Trace
     from fvfast.views import Views as Views
 
 # Importing torch takes seconds; `fvfast --help` should not.
@@ -43,6 +45,7 @@ _HOMES = {
     "dream": "dreaming",
     "FvfastError": "errors",
     "Generator": "generators",
+    "keep": "keeping",
     "Model": "models",
     "load": "models",
     "RECIPES": "recipes",
@@ -53,6 +56,7 @@ _HOMES = {
     "Entry": "store",
     "Query": "store",
     "Store": "store",
+    "Trace": "store",
     "Views": "views",
 }
 __all__ = [
@@ -69,9 +73,11 @@ __all__ = [
     "Recipe",
     "Render",
     "Store",
+    "Trace",
     "Views",
     "atlas",
     "dream",
+    "keep",
     "load",
     "render",
 ]

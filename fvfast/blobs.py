@@ -21,7 +21,7 @@ from fvfast.files import CHUNK
 FORMATS = ("png", "webp")
 THUMBNAIL = 96  # pixels of a thumbnail's longer side
 TEMPORARY = ".fvfast-"  # what names of unfinished files begin with
-FOLDERS = ("images", "thumbnails", "examples")
+FOLDERS = ("images", "thumbnails", "examples", "snapshots")
 
 
 def encode(image: PIL.Image.Image, format: str, spec: dict[str, Any] | None = None) -> bytes:
@@ -46,6 +46,13 @@ def thumbnail(image: PIL.Image.Image, side: int = THUMBNAIL) -> bytes:
     small.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=82, method=4)
+    return buffer.getvalue()
+
+
+def snapshot(image: PIL.Image.Image) -> bytes:
+    """A WebP that looks like the image and takes a tenth of the room: one of many on the way to a render."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="WEBP", quality=90, method=4)
     return buffer.getvalue()
 
 

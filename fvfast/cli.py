@@ -5,6 +5,7 @@ It holds no mathematics and imports torch late.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,9 @@ import typer
 from fvfast import cli_store
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_dashboard import dashboard
 from fvfast.cli_quality import quality
+from fvfast.cli_speed import speed
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -127,13 +130,18 @@ def render(
     video: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A film of the optimisation: .gif, .webp or .mp4.")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="DIR", help="Also keep the images here, with their history."),
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Render again what made this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Render features as images: one PNG each, and a contact sheet. Without arguments: eight of the bundled model's."""
-    from fvfast import files
+    from fvfast import files, keeping
     from fvfast.film import FRAMES
     from fvfast.rendering import render as run
+    from fvfast.store import Store
 
     options: dict[str, Any] = {
         "start": start,
@@ -159,7 +167,9 @@ def render(
     after = _steps(snapshots)
     imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
-    with Screen(quiet=as_json) as screen:
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(Store(store, write=True)) if store else None
+        screen = stack.enter_context(Screen(quiet=as_json))
         result = run(
             model or "efficientnet_lite0",
             target or None,
@@ -168,7 +178,7 @@ def render(
             device=device,
             threads=threads,
             every=every,
-            snapshots=after,
+            snapshots=after or (keeping.SNAPSHOTS if kept else ()),
             frames=FRAMES if video is not None else 0,
             interpolate=interpolate,
             progress=screen.progress,
@@ -176,19 +186,23 @@ def render(
             notify=screen.notify,
             **options,
         )
+        keys = [entry.key for entry in keeping.keep(kept, result)] if kept else []
     writing = time.perf_counter()
-    paths = result.save(out, alpha)
+    paths = result.save(out, alpha, snapshots=every is not None or bool(after))
     if len(result) > 1:
         files.write_png(result.sheet(), out / "sheet.png")
     count = result.film(video) if video is not None else 0
     result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
     if as_json:
         made = None if video is None else {"file": str(video), "frames": count}
-        print(json.dumps({**_document(result, paths), "video": made}, indent=2))
+        document = {**_document(result, paths), "video": made}
+        print(json.dumps(document | ({"store": str(store), "keys": keys} if store else {}), indent=2))
     else:
         _table(screen.console, result, paths)
         if video is not None:
             print(f"{video}, {count} frames")
+        if store:
+            print(f"kept in {store}; see one: fvfast store show {keys[0][:10] if keys else ''} --store {store}")
     for sentence in result.notes:
         print(f"fvfast: {sentence}", file=sys.stderr)
     if result.failures:
@@ -381,8 +395,10 @@ def doctor(as_json: Json = False) -> None:
     print_columns(None, [(key, str(value)) for key, value in found.items()])
 
 
+app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
+app.command()(dashboard)
 app.command()(quality)
 app.add_typer(cli_store.app, name="store")
 

@@ -84,16 +84,23 @@ def show(
         entry = _find(kept, key)
         document: dict[str, Any] = asdict(entry)
         document["image"], document["thumbnail"] = (str(store / p) for p in (entry.image, entry.thumbnail))
+        trace = kept.trace(entry.key)
+        document["history"] = trace.history.tolist()
+        document["snapshots"] = [{"step": step, "image": str(store / path)} for step, path in trace.snapshots]
         document["examples"] = [_example(store, e) for e in evidence.examples(kept, entry)]
         document["neighbours"] = [asdict(near) for near in evidence.neighbours(kept, entry)]
     if as_json:
         print(json.dumps(document, indent=2))
         return
     examples, neighbours = document.pop("examples"), document.pop("neighbours")
+    snapshots = document.pop("snapshots")
+    del document["history"]
     document["recipe"] = json.dumps(document["recipe"])
     width = max(map(len, document))
     for name, value in document.items():
         print(f"{name.ljust(width)}  {value}")
+    for snapshot in snapshots:
+        print(f"{'snapshot'.ljust(width)}  after {snapshot['step']} steps  {snapshot['image']}")
     for example in examples:
         print(f"{'example'.ljust(width)}  {figure(example['activation'])}  {example['source']}")
     for other in neighbours:

@@ -199,12 +199,14 @@ class Dreamer:
         photograph: Photograph,
         progress: Callable[[DreamProgress], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        preview: Callable[[Tensor], None] | None = None,
     ) -> Dream:
-        """Dream over a photograph; see `fvfast.dream`."""
+        """Dream over a photograph; see `fvfast.dream`. preview: shown the picture, at its octave's size, after every
+        step: [3, h, w] on the device."""
         started = time.perf_counter()
         base = photograph.image.to(self.job.device, torch.float32)
         try:
-            run = _Run(self, octave_sizes(base.shape[-2], base.shape[-1], self.settings), progress, stop)
+            run = _Run(self, octave_sizes(base.shape[-2], base.shape[-1], self.settings), progress, stop, preview)
             picture = run.octaves(base)
             start, end = self.tiled.value(base), self.tiled.value(picture)
         except Exception as error:
@@ -270,8 +272,10 @@ class _Run:
         sizes: list[tuple[int, int]],
         progress: Callable[[DreamProgress], None] | None,
         stop: Callable[[], bool] | None,
+        preview: Callable[[Tensor], None] | None,
     ) -> None:
         self.dreamer, self.sizes, self.progress, self.stop = dreamer, sizes, progress, stop
+        self.preview = preview
         self.steps = self.pixels = self.octave = 0
         self.stopped = False
         self.total = sum(height * width for height, width in sizes) * dreamer.settings.steps
@@ -304,6 +308,8 @@ class _Run:
             picture, value = self.dreamer.move(picture, step, generator)
             self.steps += 1
             self.pixels += picture[0].numel()
+            if self.preview:
+                self.preview(picture)
             if self.progress:
                 done = (self.steps, self.pixels, self.total, self.octave, len(self.sizes))
                 self.progress(DreamProgress(*done, value))

@@ -64,10 +64,11 @@ def writable(folder: Path, make: bool = False) -> Path:
     return folder
 
 
-def save(render: Render, folder: Path, alpha: bool = False) -> list[Path]:
+def save(render: Render, folder: Path, alpha: bool = False, snapshots: bool = True) -> list[Path]:
     """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths.
 
-    alpha: make images transparent that know of an opacity, even where it was not asked for.
+    alpha: make images transparent that know of an opacity, even where it was not asked for; snapshots: whether to
+    write these too.
     """
     writable(folder, make=True)
     names = file_names(render.targets, render.seeds, render.model)
@@ -80,7 +81,7 @@ def save(render: Render, folder: Path, alpha: bool = False) -> list[Path]:
         if opacity is not None and (alpha or spec["recipe"].get("alpha")):
             picture.putalpha(to_mask(opacity))
         write_png(picture, path, spec)
-        for step, shot in shots:
+        for step, shot in shots if snapshots else []:
             snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}
             write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)
         paths.append(path)

@@ -28,11 +28,11 @@ def weights_digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def render_key(spec: dict[str, Any], model: Model, weights: str) -> str:
+def render_key(spec: dict[str, Any], model: Model, weights: str, **more: Any) -> str:
     """The SHA-256 of what determines a render, as canonical JSON. 64 hexadecimal digits.
 
-    spec: of one image, as in `Render.specs`; weights: the model's `weights_digest`. How long a render takes, what is
-    rendered beside it and where its weights lie do not enter.
+    spec: of one image, as in `Render.specs`; weights: the model's `weights_digest`; more: what else determines
+    it. How long a render takes, what is rendered beside it and where its weights lie do not enter.
     """
     determining = {key: spec[key] for key in ("target", "recipe", "size", "seed", "dtype")}
     for name in ("magnitude", "start"):  # files, which others may replace under the same names
@@ -45,6 +45,7 @@ def render_key(spec: dict[str, Any], model: Model, weights: str) -> str:
         "model": model.name,
         "weights": weights,
         "input": [model.mean, model.std, model.size],
+        **more,
     }
     return hashlib.sha256(canonical(determining).encode()).hexdigest()
 

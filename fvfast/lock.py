@@ -9,11 +9,15 @@ from pathlib import Path
 from fvfast.errors import FvfastError
 
 
+class Locked(FvfastError):
+    """Another process writes: waiting helps."""
+
+
 class Lock:
     """The right to write to a folder, held until `release`."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FvfastError, naming the other process, where another holds it."""
+        """Raises Locked, naming the other process, where another holds it."""
         path = folder / "writer.lock"
         self._file = open(path, "a+")  # noqa: SIM115 (it stays open for as long as the lock is held)
         try:
@@ -22,7 +26,7 @@ class Lock:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
-            raise FvfastError(
+            raise Locked(
                 f"{holder} is writing to the store {folder}: wait until it has finished, or use another --store"
             ) from error
         self._file.seek(0)

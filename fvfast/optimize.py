@@ -66,6 +66,8 @@ def ascend(
                 for _ in range(until):
                     advance()
             step.publish(until)
+            if batch.watch:
+                batch.watch(batch)
             batch.keep()
     finally:
         batch.seconds["loop"] = time.perf_counter() - started

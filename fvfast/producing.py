@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import fvfast
-from fvfast import blobs, files, targets
+from fvfast import keeping, targets
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.identity import render_key
-from fvfast.objectives import Channel
 from fvfast.optimize import OutOfMemory
-from fvfast.result import Progress, Render
+from fvfast.result import Progress
 from fvfast.session import ImagePlan, Job, Session
-from fvfast.store import Entry, Made
+from fvfast.store import Made
 
 
 @dataclass(frozen=True)
@@ -85,45 +81,7 @@ def produce(
         raise FvfastError(
             f"memory ran out with images of {job.size} px: use a smaller --size or fewer steps"
         ) from error
-    wanted = {key_of(job, image, weights): image for image in plan}
-    made = []
-    for row, spec in enumerate(result.specs):
-        key = render_key(spec, job.model, weights)
-        if key in wanted:
-            made.append(_made(job, wanted[key], result, row, key, weights, options.image_format))
+    wanted = {key_of(job, image, weights) for image in plan}
+    rows = [row for row in range(len(result)) if keeping.key_of(result, row, job.model, weights) in wanted]
+    made = [keeping.pack(result, row, job.model, weights, options.image_format) for row in rows]
     return Chunk(made, result.failures, result.interrupted)
-
-
-def _made(job: Job, image: ImagePlan, result: Render, row: int, key: str, weights: str, image_format: str) -> Made:
-    objective = image.objective
-    assert isinstance(objective, Channel)
-    spec: dict[str, Any] = result.specs[row]
-    picture = files.to_pil(result.images[row])
-    data, small = blobs.encode(picture, image_format, spec), blobs.thumbnail(picture)
-    target = spec["target"]
-    entry = Entry(
-        key=key,
-        model=job.model.name,
-        weights=job.model.weights,
-        weights_digest=weights,
-        layer=objective.layer,
-        depth=list(job.layers).index(objective.layer),
-        channel=objective.channel,
-        target=target,
-        recipe=spec["recipe"],
-        seed=image.seed,
-        size=job.size,
-        steps=spec["steps"],
-        objective_start=float(result.objective_start[row]),
-        objective_end=float(result.objective[row]),
-        seconds=result.seconds / len(result),
-        device=result.device,
-        path=result.path,
-        dtype=result.dtype,
-        version=fvfast.__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        note=next((note for note in result.notes if note.startswith(f"{target} ")), ""),
-        image=blobs.address("images", data, image_format),
-        thumbnail=blobs.address("thumbnails", small, "webp"),
-    )
-    return Made(entry, data, small)

@@ -25,18 +25,28 @@ def spectrum_slope(images: Tensor) -> Tensor:
     images", 1987); white noise at 0. Fitted through 16 bands of equal width in log frequency, from 3 cycles an
     image to the Nyquist frequency; 0 for an image without contrast.
     """
+    frequency, power = radial_power(images)
+    f, p = frequency.log(), power.clamp(min=1e-12).log()  # [K], [B, K]
+    f = f - f.mean()
+    return (p * f).sum(1) / f.square().sum()
+
+
+def radial_power(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The luminance's power in rings around frequency 0: their frequencies [K], and the mean power in each [B, K].
+
+    images: [B, 3, H, W] in 0..1. Frequencies are in cycles a pixel: 16 bands of equal width in log frequency, from 3
+    cycles an image to the Nyquist frequency, without those that no frequency of so small an image falls into.
+    """
     power, radius = _power(images)
     size = min(images.shape[-2:])
     edges = torch.logspace(torch.tensor(3 / size).log10().item(), torch.tensor(0.5).log10().item(), 17)
-    x, y = [], []
+    centres, rings = [], []
     for low, high in itertools.pairwise(edges):
         band = (radius >= low) & (radius < high)
         if band.any():
-            x.append((low * high).sqrt().log())
-            y.append(power[:, band].mean(1).clamp(min=1e-12).log())
-    f, p = torch.stack(x), torch.stack(y, 1)  # [K], [B, K]
-    f = f - f.mean()
-    return (p * f).sum(1) / f.square().sum()
+            centres.append((low * high).sqrt())
+            rings.append(power[:, band].mean(1))
+    return torch.stack(centres), torch.stack(rings, 1)
 
 
 def high_frequency(images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from fvfast.generators import PREFIX, Generator
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import interpolated
+from fvfast.previews import Preview
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.seeded import GIVEN, picture
@@ -58,6 +59,7 @@ def render(
     snapshots: int | Sequence[int] = (),
     frames: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    preview: Callable[[Preview], None] | None = None,
     stop: Callable[[], bool] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Render:
@@ -84,7 +86,8 @@ def render(
     every: keep a snapshot every so many steps. snapshots: after which steps besides, 0 is the start; or, as a number,
         about how many where `every` is not set.
     frames: keep so many frames for a film of the optimisation (`Render.film`).
-    progress: called a few times a second; stop: asked as often, ends the render early with what there is;
+    progress: called a few times a second; preview: shown each image on its way, two or three times a second, from the
+    thread that works on it; stop: asked as often, ends the render early with what there is;
     notify: told of what changed on the way (a smaller batch).
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
@@ -127,6 +130,7 @@ def render(
         plan = _plan(job, target, recipe, magnitude, options, interpolate, seed=seed, copies=copies, **changes)
         keep = Keep(every, about, frozenset(after), frames)
         session = Session(job, plan, batch, threads, keep, progress, stop, notify or (lambda _: None))
+        session.preview = preview
         session.stages["model"] = time.perf_counter() - started
         return session.render()
     except Exception as error:

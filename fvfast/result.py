@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 from torch import Tensor
@@ -13,6 +13,10 @@ from fvfast import files, film, video
 from fvfast.errors import FvfastError
 from fvfast.recipes import Recipe
 from fvfast.tables import figure
+
+if TYPE_CHECKING:
+    from fvfast.models import Model
+    from fvfast.subjects import Subject
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Render:
     seconds: the loop's; steps: taken, summed over images.
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
     interrupted: whether it was stopped early. stages: where the time went, in seconds by name.
+    network: what was rendered; subjects: what each image shows; both for `fvfast.keeping`.
     """
 
     images: Tensor
@@ -65,16 +70,18 @@ class Render:
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
+    network: Model | None = field(default=None, repr=False)
+    subjects: list[Subject] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def save(self, folder: str | Path = "renders", alpha: bool = False) -> list[Path]:
+    def save(self, folder: str | Path = "renders", alpha: bool = False, snapshots: bool = True) -> list[Path]:
         """Write one PNG an image (and its snapshots) into `folder`, made if missing; returns the images' paths.
 
-        alpha: make images transparent that know of an opacity.
+        alpha: make images transparent that know of an opacity; snapshots: whether to write these too.
         """
-        return files.save(self, Path(folder), alpha)
+        return files.save(self, Path(folder), alpha, snapshots)
 
     def sheet(self, columns: int | None = None) -> PIL.Image.Image:
         """All images on one contact sheet, with their targets and objectives."""

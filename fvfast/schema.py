@@ -72,6 +72,27 @@ STEPS = (
         PRIMARY KEY (layer, channel, model, weights_digest, rank)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE traces (
+        render INTEGER PRIMARY KEY REFERENCES renders (id),
+        history BLOB NOT NULL
+    );
+    CREATE TABLE snapshots (
+        render INTEGER NOT NULL REFERENCES renders (id),
+        step INTEGER NOT NULL,
+        image TEXT NOT NULL,
+        PRIMARY KEY (render, step)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER render_gone AFTER DELETE ON renders BEGIN
+        DELETE FROM traces WHERE render = old.id;
+        DELETE FROM snapshots WHERE render = old.id;
+    END;
+    DROP INDEX renders_in_order;
+    CREATE INDEX renders_in_order ON renders
+        (model, depth, layer, channel, seed, id, recipe, target, objective_end);
+    CREATE INDEX renders_by_objective ON renders (objective_end, id, model, layer, channel, recipe, target);
+    CREATE INDEX renders_by_age ON renders (created, id, model, layer, channel, recipe, target, objective_end);
+    """,
 )
 VERSION = len(STEPS)
 

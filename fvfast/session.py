@@ -24,9 +24,11 @@ from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
+from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.step import Batch
+from fvfast.subjects import Subject, subject
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Session:
         self.depth = {name: index for index, name in enumerate(job.layers)}
         self.channels = 3
         self.interrupted = False
+        self.preview: Callable[[Preview], None] | None = None
 
     def render(self) -> Render:
         job, started = self.job, time.perf_counter()
@@ -236,6 +239,7 @@ class Session:
             redirect=recipe.redirect,
             patience=recipe.patience,
             tolerance=recipe.tolerance,
+            watch=Watch(self.preview) if self.preview else None,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -292,6 +296,8 @@ class Session:
             steps=sum(r["done"] for r in taken),
             failures=failures,
             interrupted=self.interrupted,
+            network=job.model,
+            subjects=[self._subject(image) for image in kept],
         )
         result.notes = _notes(result)
         return result
@@ -333,6 +339,11 @@ class Session:
         images = {image.row: image for image in self.plan}
         with torch.no_grad():
             return self._batch([images[row] for row in batch.rows]).image.shown()
+
+    def _subject(self, image: ImagePlan) -> Subject:
+        coupled = image.objective.coupled
+        company = [other.seed for other in self.plan if other.objective is image.objective] if coupled else []
+        return subject(image.objective, self.job.layers, company)
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)

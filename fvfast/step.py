@@ -30,7 +30,8 @@ class Batch:
     history: [steps, B], the objective of each view; filled as the loop goes. done: steps taken. every: how often
     to keep a snapshot; marks: after which steps besides. frames_at: after which steps to keep a frame of a film,
     [B, 3 or 4, H, W] in 8 bits. redirect, patience, tolerance: as in `Recipe`. ended: [B], how many steps each image
-    takes; fewer than `steps` once it has reached a plateau. error: why the batch could not go on, where the others can.
+    takes; fewer than `steps` once it has reached a plateau. watch: shown the batch as it goes, by the thread that works
+    on it. error: why the batch could not go on, where the others can.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
     """
 
@@ -46,6 +47,7 @@ class Batch:
     redirect: int = 0
     patience: int | None = None
     tolerance: float = 0.02
+    watch: Callable[[Batch], None] | None = None
     history: Tensor = field(init=False)
     done: int = 0
     error: FvfastError | None = None

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fvfast import blobs, schema
 from fvfast.errors import FvfastError
 from fvfast.identity import canonical
@@ -23,6 +25,15 @@ from fvfast.lock import Lock
 
 INDEX = "index.sqlite"
 DEFAULT = "atlas"  # the folder, where none is named
+NO_CHANNEL = -1
+
+# How renders are listed, by what `Query.sort` says. A value that is not a number is NULL, which comes last here.
+SORTS = {
+    "layer": "{0}model, {0}depth, {0}layer, {0}channel, {0}seed, {0}id",
+    "highest": "{0}objective_end DESC, {0}id DESC",
+    "lowest": "{0}objective_end IS NULL, {0}objective_end, {0}id",
+    "newest": "{0}created DESC, {0}id DESC",
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,9 @@ class Entry:
     """One render in a store.
 
     key: the digest of what determines it (`fvfast.identity`). model, weights: the words that load the network again;
-    weights_digest: of its state. layer, channel: the feature; depth: the layer's place in the forward pass; target:
-    as it is written. recipe: as `Recipe.to_dict` gives it. seed; size: pixels; steps.
+    weights_digest: of its state. layer, channel: the feature; where an objective is no single channel, the deepest
+    layer that it reads and -1. depth: the layer's place in the forward pass. target: as it is written.
+    recipe: as `Recipe.to_dict` gives it. seed; size: pixels; steps.
     objective_start, objective_end: on the unaugmented canvas. seconds: its share of the time that its batch took.
     device, path, dtype: what it ran on. version: of fvfast. created: UTC, ISO 8601. note: a sentence, or empty.
     image, thumbnail: files, as paths in the store.
@@ -63,28 +75,47 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """How a render came about. history: float32 [steps], the objective of the view at each step; empty where it was
+    not kept. snapshots: (steps taken, file as a path in the store), the earliest first, without the finished image."""
+
+    history: np.ndarray
+    snapshots: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
 class Made:
-    """A render on its way into a store: its row, and the bytes of its files."""
+    """A render on its way into a store: its row, the bytes of its files, and its trace.
+
+    history: float32, little-endian, one number a step; snapshots: (steps taken, bytes of a WebP).
+    """
 
     entry: Entry
     image: bytes
     thumbnail: bytes
+    history: bytes = b""
+    snapshots: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
 class Query:
     """Which renders to list; every condition that is set must hold.
 
-    model, layer, recipe, key: equal to; a key may be cut short. channel: a number, or (first, last). text: anywhere
-    in the target.
+    model, layer, recipe, key: equal to; a key may be cut short. recipe: also several names, any of them. channel: a
+    number, or (first, last). text: anywhere in the target. objective: (least, most) of the finished image, None for
+    no bound. keys: whole ones, any of them. sort: "layer" (the order of the forward pass), "highest" or "lowest"
+    objective first, "newest".
     """
 
     model: str | None = None
     layer: str | None = None
     channel: int | tuple[int, int] | None = None
-    recipe: str | None = None
+    recipe: str | tuple[str, ...] | None = None
     text: str | None = None
     key: str | None = None
+    objective: tuple[float | None, float | None] | None = None
+    keys: tuple[str, ...] | None = None
+    sort: str = "layer"
 
     def where(self) -> tuple[str, list[Any]]:
         """An SQL condition and its parameters."""
@@ -97,13 +128,27 @@ class Query:
             first, last = (self.channel, self.channel) if isinstance(self.channel, int) else self.channel
             terms.append(("channel BETWEEN ? AND ?", [first, last]))
         if self.recipe is not None:
-            terms.append(("renders.recipe IN (SELECT id FROM recipes WHERE name = ?)", [self.recipe]))
+            names = [self.recipe] if isinstance(self.recipe, str) else list(self.recipe)
+            marks = ", ".join("?" * len(names))
+            terms.append((f"renders.recipe IN (SELECT id FROM recipes WHERE name IN ({marks}))", names))
         if self.text is not None:
             literal = re.sub(r"([%_\\])", r"\\\1", self.text)
             terms.append(("target LIKE ? ESCAPE '\\'", [f"%{literal}%"]))
         if self.key is not None:
             terms.append(("key >= ? AND key < ?", [self.key, self.key + "g"]))  # digits of a key end at f
+        if self.objective is not None:
+            for bound, comparison in zip(self.objective, (">=", "<="), strict=True):
+                if bound is not None:
+                    terms.append((f"objective_end {comparison} ?", [bound]))
+        if self.keys is not None:  # as one parameter, of which SQLite takes a limited number
+            terms.append(("key IN (SELECT value FROM json_each(?))", [json.dumps(self.keys)]))
         return " AND ".join(t for t, _ in terms) or "1", [value for _, values in terms for value in values]
+
+    def order(self, table: str = "") -> str:
+        """What follows ORDER BY. table: what columns are qualified with. Raises FvfastError for an unknown sort."""
+        if self.sort not in SORTS:
+            raise FvfastError(f"unknown order {self.sort!r}; there are {', '.join(SORTS)}")
+        return SORTS[self.sort].format(table and f"{table}.")
 
 
 _COLUMNS = tuple(field.name for field in fields(Entry))
@@ -171,18 +216,19 @@ class Store:
     # Reading ---------------------------------------------------------------------------------------------------
 
     def entries(self, query: Query | None = None, limit: int | None = None, offset: int = 0) -> list[Entry]:
-        """Renders in the order of model, forward pass, channel and seed: `limit` of them from `offset` on."""
+        """Renders in the query's order: `limit` of them from `offset` on."""
         return list(self.each(query, limit, offset))
 
     def each(self, query: Query | None = None, limit: int | None = None, offset: int = 0) -> Iterator[Entry]:
         """As `entries`, one at a time."""
-        condition, values = (query or Query()).where()
+        query = query or Query()
+        condition, values = query.where()
         # The page is found in the index alone; only its own rows are then read.
         sql = (
             f"SELECT {_SELECT} FROM (SELECT id AS chosen FROM renders WHERE {condition} "
-            "ORDER BY model, depth, layer, channel, seed, id LIMIT ? OFFSET ?) "
+            f"ORDER BY {query.order()} LIMIT ? OFFSET ?) "
             "JOIN renders ON renders.id = chosen JOIN recipes ON recipes.id = renders.recipe "
-            "ORDER BY renders.model, renders.depth, renders.layer, renders.channel, renders.seed, renders.id"
+            f"ORDER BY {query.order('renders')}"
         )
         with self._plainly():
             for row in self.connection.execute(sql, [*values, -1 if limit is None else limit, offset]):
@@ -197,6 +243,21 @@ class Store:
         """What the store holds: dictionaries with model, layer, depth and count, in the order of the forward pass."""
         rows = self.execute("SELECT model, layer, depth, count(*) FROM renders GROUP BY model, depth, layer")
         return [dict(zip(("model", "layer", "depth", "count"), row, strict=True)) for row in rows]
+
+    def recipes(self) -> list[str]:
+        """The names of the recipes of which there are renders."""
+        used = "SELECT DISTINCT name FROM recipes WHERE id IN (SELECT recipe FROM renders) ORDER BY name"
+        return [name for (name,) in self.execute(used)]
+
+    def trace(self, key: str) -> Trace:
+        """How the render with this key came about. Raises FvfastError where there is no such render."""
+        found = self.execute("SELECT id FROM renders WHERE key = ?", [key])
+        if not found:
+            raise FvfastError(f"no render {key!r} in {self.folder}; `fvfast store ls` lists them")
+        history = self.execute("SELECT history FROM traces WHERE render = ?", found[0])
+        numbers = np.frombuffer(history[0][0] if history else b"", dtype="<f4")
+        snapshots = self.execute("SELECT step, image FROM snapshots WHERE render = ? ORDER BY step", found[0])
+        return Trace(numbers, [(step, image) for step, image in snapshots])
 
     def present(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that are there."""
@@ -221,6 +282,7 @@ class Store:
         Raises FvfastError where the disk is full; what was kept before stays.
         """
         files = {m.entry.image: m.image for m in made} | {m.entry.thumbnail: m.thumbnail for m in made}
+        files |= {_snapshot_file(data): data for m in made for _, data in m.snapshots}
         self.put(files)
         with self.transaction() as connection:
             for m in made:
@@ -231,7 +293,8 @@ class Store:
                     "INSERT OR IGNORE INTO recipes (digest, name, json) VALUES (?, ?, ?)", (digest, name, recipe)
                 )
                 (number,) = connection.execute("SELECT id FROM recipes WHERE digest = ?", (digest,)).fetchone()
-                connection.execute(_INSERT, {**asdict(m.entry), "recipe": number})
+                if connection.execute(_INSERT, {**asdict(m.entry), "recipe": number}).rowcount:
+                    _add_trace(connection, m)
 
     def put(self, files: dict[str, bytes]) -> None:
         """Write files (path in the store: content), whole, and see them onto the disk."""
@@ -270,6 +333,18 @@ class Store:
                 f"the index of the store {self.folder} cannot be used ({error}): make room if the disk is full, or "
                 "use another --store"
             ) from error
+
+
+def _add_trace(connection: sqlite3.Connection, made: Made) -> None:
+    (render,) = connection.execute("SELECT id FROM renders WHERE key = ?", (made.entry.key,)).fetchone()
+    if made.history:
+        connection.execute("INSERT INTO traces VALUES (?, ?)", (render, made.history))
+    rows = [(render, step, _snapshot_file(data)) for step, data in made.snapshots]
+    connection.executemany("INSERT INTO snapshots VALUES (?, ?, ?)", rows)
+
+
+def _snapshot_file(data: bytes) -> str:
+    return blobs.address("snapshots", data, "webp")
 
 
 def _entry(values: dict[str, Any]) -> Entry:

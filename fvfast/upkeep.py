@@ -10,7 +10,7 @@ from fvfast.errors import FvfastError
 from fvfast.store import Store
 
 # Where rows name files: (table, column).
-_FILES = (("renders", "image"), ("renders", "thumbnail"), ("examples", "image"))
+_FILES = (("renders", "image"), ("renders", "thumbnail"), ("examples", "image"), ("snapshots", "image"))
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """Renders that no network made, for stores to keep."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 
 from fvfast import blobs
@@ -39,6 +41,16 @@ def made(number: int, layer: str = "deep", depth: int = 3, model: str = "tiny", 
         thumbnail=blobs.address("thumbnails", small, "webp"),
     )
     return Made(entry, data, small)
+
+
+HISTORY = (-0.5, 1.25, float("nan"), 3.0)
+
+
+def traced(number: int) -> Made:
+    """The same with a history of four steps and snapshots after two of them."""
+    shades = {step: PIL.Image.new("RGB", (32, 24), (number, step * 60, 0)) for step in (1, 3)}
+    stages = tuple((step, blobs.snapshot(shade)) for step, shade in shades.items())
+    return replace(made(number), history=np.array(HISTORY, "<f4").tobytes(), snapshots=stages)
 
 
 def tree(folder: Path) -> set[str]:

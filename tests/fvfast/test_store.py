@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -19,7 +20,7 @@ from fvfast import blobs, files, schema, upkeep
 from fvfast.errors import FvfastError
 from fvfast.identity import render_key, weights_digest
 from fvfast.store import Made, Query, Store
-from tests.fvfast.sketch_store import made, tree
+from tests.fvfast.sketch_store import HISTORY, made, traced, tree
 
 HERE = Path(__file__).parent
 SPEC: dict[str, Any] = {
@@ -68,12 +69,56 @@ def test_rows_come_in_the_order_of_the_forward_pass(folder):
         (Query(model="tiny", layer="deep", channel=(2, 99)), ["deep:2", "deep:10"]),
         (Query(model="other"), []),
         (Query(key="g"), []),
+        (Query(recipe=("lucent", "plain")), ["shallow:0"]),
+        (Query(recipe=()), []),
+        (Query(objective=(1.0, None)), ["shallow:1", "deep:2", "deep:10"]),
+        (Query(objective=(1.25, 2.25)), ["shallow:1", "deep:2"]),
+        (Query(keys=(made(10).entry.key, made(0).entry.key, "gone")), ["deep:0", "deep:10"]),
+        (Query(keys=()), []),
+        (Query(layer="deep", sort="highest"), ["deep:10", "deep:2", "deep:0"]),
+        (Query(layer="deep", sort="lowest"), ["deep:0", "deep:2", "deep:10"]),
+        (Query(sort="newest"), ["shallow:0", "shallow:1", "deep:10", "deep:0", "deep:2"]),
     ],
 )
 def test_every_filter(folder, query, targets):
     with Store(folder) as store:
         assert [e.target for e in store.entries(query)] == targets
         assert store.count(query) == len(targets)
+
+
+def test_an_unknown_order_is_a_sentence(folder):
+    with Store(folder) as store, pytest.raises(FvfastError, match="unknown order 'best'; there are layer, highest"):
+        store.entries(Query(sort="best"))
+
+
+@pytest.mark.parametrize("sort", ["highest", "lowest"])
+def test_what_is_not_a_number_comes_last(folder, sort):
+    one = made(7)
+    with Store(folder, write=True) as store:
+        store.add([Made(replace(one.entry, objective_end=float("nan")), one.image, one.thumbnail)])
+        assert store.entries(Query(sort=sort))[-1].target == "deep:7"
+        assert store.count(Query(objective=(None, 1e9))) == 5
+
+
+def test_a_trace_is_read_back_and_goes_with_its_render(folder):
+    one = traced(7)
+    with Store(folder, write=True) as store:
+        store.add([one])
+        trace = store.trace(one.entry.key)
+        np.testing.assert_array_equal(trace.history, np.array(HISTORY, np.float32))
+        assert [step for step, _ in trace.snapshots] == [1, 3]
+        assert [(folder / path).read_bytes() for _, path in trace.snapshots] == [data for _, data in one.snapshots]
+        assert upkeep.verify(store) == upkeep.Report(rows=6)
+        empty = store.trace(made(10).entry.key)  # an older version kept none
+        assert (len(empty.history), empty.snapshots) == (0, [])
+        with pytest.raises(FvfastError, match="no render 'abc' in"):
+            store.trace("abc")
+        store.add([replace(one, history=b"", snapshots=())])  # what is there stays
+        assert len(store.trace(one.entry.key).history) == 4
+        with store.transaction() as connection:
+            connection.execute("DELETE FROM renders WHERE key = ?", [one.entry.key])
+        assert store.execute("SELECT count(*) FROM traces") == store.execute("SELECT count(*) FROM snapshots") == [(0,)]
+        assert upkeep.gc(store)[0] == 4
 
 
 def test_a_key_that_is_there_stays_as_it_is(folder):
@@ -262,7 +307,7 @@ def test_an_older_schema_becomes_todays_with_its_rows(tmp_path, write):
         assert schema.version(connection) == 1
         assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'examples'").fetchall() == []
     with Store(folder, write=write) as store:
-        assert schema.version(store.connection) == schema.VERSION == 2
+        assert schema.version(store.connection) == schema.VERSION == 3
         (entry,) = store.entries()
         assert (entry.target, entry.objective_end, entry.recipe) == ("deep:4", 2.5, {"name": "default"})
         assert store.execute("SELECT count(*) FROM examples") == [(0,)]
@@ -307,10 +352,12 @@ def test_a_hundred_thousand_rows_answer_within_a_tenth_of_a_second(tmp_path):
                 values[at["id"]], values[at["key"]] = None, hashlib.sha256(str(number).encode()).hexdigest()
                 values[at["layer"]], values[at["channel"]] = layer, channel
                 values[at["depth"]], values[at["target"]] = number // 256, f"{layer}:{channel}"
+                values[at["objective_end"]] = 0.25 + number / 1e8
                 yield values
 
         with store.transaction() as connection:
             connection.executemany(f"INSERT INTO renders VALUES ({', '.join('?' * len(row))})", rows())
+    keys = tuple(hashlib.sha256(str(number).encode()).hexdigest() for number in range(1, 100_000, 200))
     with Store(tmp_path / "large") as store:
         assert store.count() == 100_000
         questions = [
@@ -323,11 +370,24 @@ def test_a_hundred_thousand_rows_answer_within_a_tenth_of_a_second(tmp_path):
             lambda: store.entries(Query(text="nowhere"), 100),
             lambda: store.count(Query(text=":25")),
             lambda: store.count(),
+            lambda: store.entries(Query(sort="highest"), 100, 50_000),
+            lambda: store.entries(Query(sort="lowest", text=".77:2"), 100),
+            lambda: store.entries(Query(sort="newest", layer="block.77"), 100, 100),
+            lambda: store.entries(Query(sort="newest"), 500, 99_000),
+            lambda: store.entries(Query(objective=(0.2, 0.2503)), 100, 20_000),
+            lambda: store.count(Query(objective=(0.250300005, None), recipe=("default", "lucent"))),
+            lambda: store.entries(Query(keys=keys)),
+            lambda: store.recipes(),
+            lambda: len(store.layers()),
         ]
         sizes = [len(answer) if isinstance(answer := ask(), list) else answer for ask in questions]
-        assert sizes == [100, 100, 100, 100, 100, 67, 0, 7 * 390 + 1, 100_000]  # the last layer ends at 159
+        assert sizes == [
+            *(100, 100, 100, 100, 100, 67, 0, 7 * 390 + 1, 100_000),  # the last layer ends at 159
+            *(100, 67, 100, 500, 100, 69_999, 500, 1, 392),
+        ]
         for number, ask in enumerate(questions):
             best = min(_seconds(ask) for _ in range(5))
+            print(number, best)
             assert best < 0.1, f"question {number} took {best:.3f} s"
 
 

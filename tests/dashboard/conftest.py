@@ -1,0 +1,24 @@
+"""Shared by the dashboard's tests: a folder of one's own, small networks, a desk that is closed again."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+NETS = Path(__file__).parent.parent / "fvfast"
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch, tmp_path):
+    """The sketched networks can be imported, here and in child processes; no settings of the machine's get in."""
+    pytest.importorskip("streamlit", reason="needs streamlit: pip install 'fvfast[dashboard]'")
+    from fvfast_dashboard import jobs
+
+    for name in ("FVFAST_DASHBOARD_STORE", "FVFAST_DASHBOARD_RESULTS", "FVFAST_DASHBOARD_CODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", [str(NETS), *sys.path])
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    jobs.close()

@@ -1,0 +1,315 @@
+"""The dashboard as it is started and used: the server on its socket, and Chromium in front of it."""
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from fvfast_dashboard import asking
+
+from fvfast.store import Store
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_MS = 90_000
+
+
+class Server:
+    """`fvfast dashboard` as a process of its own."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--no-browser", *map(str, arguments)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=asking.environment())
+        assert self.process.stderr is not None
+        self.said = [self.process.stderr.readline()]
+        found = re.search(r"http://\S+?:(\d+)", self.said[0])
+        assert found, self.said[0] + self.process.stderr.read()
+        self.url, self.port = found.group(0), int(found.group(1))
+        end = time.monotonic() + 60
+        while not self.answers():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    def answers(self):
+        try:
+            return self.get("/_stcore/health")[0] == 200
+        except OSError:
+            return False
+
+    def get(self, path, host=None, **headers):
+        """(status, body) of a request with these headers only."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in {"Host": host or f"localhost:{self.port}", **headers}.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        status = answer.status
+        body = b"" if status == 101 else answer.read()
+        connection.close()
+        return status, body
+
+    def memory(self):
+        """Resident MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+    def end(self, number=signal.SIGINT):
+        """The exit code after a signal."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    nets = str(Path(__file__).parent.parent / "fvfast")
+    sys.path.insert(0, nets)
+    folder = tmp_path_factory.mktemp("served")
+    found = Server("--store", folder / "kept", "--port", 0, "--allow-code")
+    sys.path.remove(nets)
+    yield found
+    with contextlib.suppress(ProcessLookupError):
+        found.end()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def context(browser):
+    found = browser.new_context(viewport={"width": 1440, "height": 1000})
+    found.set_default_timeout(PATIENCE_MS)
+    yield found
+    found.close()
+
+
+# Who may talk to it ----------------------------------------------------------------------------------------
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec_WebSocket_Version": "13",
+    "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/render", "/_stcore/health", "/_stcore/host-config", "/media/x.png"])
+def test_foreign_hosts_and_origins_are_refused_over_http(server, path):
+    assert server.get(path, host="evil.example")[0] == 403
+    assert server.get(path, Origin="http://evil.example")[0] == 403
+    assert server.get(path, Origin="null")[0] == 403
+    assert server.get(path)[0] != 403
+
+
+def test_foreign_hosts_and_origins_are_refused_over_websockets(server):
+    own = f"http://localhost:{server.port}"
+    assert server.get("/_stcore/stream", host="evil.example", **UPGRADE)[0] == 403
+    assert server.get("/_stcore/stream", host=f"evil.example:{server.port}", Origin=own, **UPGRADE)[0] == 403
+    assert server.get("/_stcore/stream", Origin="http://evil.example", **UPGRADE)[0] == 403
+    assert server.get("/_stcore/stream", Origin=own, **UPGRADE)[0] == 101
+
+
+def test_it_listens_on_this_machine_only(server):
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    port = f"{server.port:04X}"
+    listening = [
+        line.split()[1].split(":")[0]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{port}") and line.split()[3] == "0A"
+    ]
+    assert listening == ["0100007F"]  # 127.0.0.1, and nothing else
+
+
+def test_a_taken_port_is_one_sentence(server, tmp_path):
+    command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--no-browser", "--port", str(server.port)]
+    found = subprocess.run(command, capture_output=True, text=True, env=asking.environment(), check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"fvfast: port {server.port} is taken, perhaps by another dashboard")
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_elsewhere_is_said_loudly_and_sigterm_ends_it(tmp_path):
+    found = Server("--store", tmp_path / "kept", "--port", 0, "--address", "0.0.0.0")
+    assert found.process.stderr is not None
+    warning = found.process.stderr.readline()
+    assert warning.startswith("fvfast: WARNING: it listens on 0.0.0.0, not on this machine alone")
+    assert found.get("/_stcore/health", host="10.1.2.3")[0] == 200
+    assert found.get("/_stcore/health", host="evil.example")[0] == 403
+    found.end(signal.SIGTERM)
+    with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", found.port), timeout=5):
+        pass
+
+
+# In the browser --------------------------------------------------------------------------------------------
+
+
+def opened(context, server, path="/"):
+    """A page that has drawn itself, and the seconds that took."""
+    page = context.new_page()
+    started = time.perf_counter()
+    page.goto(f"http://localhost:{server.port}{path}")
+    page.get_by_role("heading", level=1).first.wait_for()
+    return page, time.perf_counter() - started
+
+
+def number(page, label, value):
+    box = page.get_by_label(label, exact=True)
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def start(page, model, targets, size=32, steps=3):
+    """Fill in the page Render and press the button."""
+    box = page.get_by_role("combobox", name=re.compile("Model"))
+    box.fill(model)
+    box.press("Enter")
+    page.get_by_text(re.compile(r"Layer \(\d+ of")).wait_for()
+    for target in targets:
+        box = page.get_by_role("combobox", name=re.compile("Targets"))
+        box.fill(target)
+        box.press("Enter")
+        page.get_by_test_id("stMultiSelect").get_by_text(target, exact=True).first.wait_for()
+    box.press("Escape")
+    number(page, "Size, px", size)
+    number(page, "Steps", steps)
+    # The command below says what the server has understood so far.
+    page.get_by_text("The same on the command line and in Python").click()
+    page.get_by_text(re.compile(rf"--size {size} --steps {steps}")).first.wait_for()
+    page.get_by_role("button", name="Render", exact=True).click()
+
+
+def store_of(server):
+    return Path(server.process.args[server.process.args.index("--store") + 1])
+
+
+def kept(server):
+    try:
+        with Store(store_of(server)) as store:
+            return store.entries()
+    except Exception:
+        return []
+
+
+def until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return value
+
+
+def test_a_feature_from_choice_to_comparison(server, context):
+    page, _ = opened(context, server, "/render")
+    start(page, "sketch_nets:tiny", ["deep:3", "deep:4"], steps=400)
+    page.get_by_test_id("stProgress").first.wait_for()
+    page.get_by_text(re.compile(r"\d+ of 800 steps")).first.wait_for()
+    page.get_by_text(re.compile(r"^step \d+$")).first.wait_for()  # the picture on its way
+    page.get_by_text(re.compile(r"^deep:3 · ")).first.wait_for()  # and when it is done
+    keys = {entry.target: entry.key for entry in kept(server)}
+    assert set(keys) == {"deep:3", "deep:4"}
+    page.get_by_role("link", name="See it in the gallery").first.click()
+    page.get_by_role("heading", level=1, name="Gallery").wait_for()
+    page.get_by_text("deep:4").first.wait_for()
+    feature, _ = opened(context, server, f"/feature?key={keys['deep:3']}")  # its link stays
+    feature.get_by_role("heading", name="deep:3").first.wait_for()
+    feature.get_by_test_id("stImage").first.wait_for()
+    compare, _ = opened(context, server, f"/compare?a={keys['deep:3']}&b={keys['deep:4']}")
+    compare.get_by_text("PSNR").first.wait_for()
+    assert not compare.get_by_test_id("stException").count()
+
+
+def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server, context, browser):
+    before = len(kept(server))
+    page, alone = opened(context, server, "/render")
+    start(page, "sketch_nets:tiny", ["deep:5"], size=64, steps=3000)
+    page.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()
+    page.close()
+    with contextlib.closing(browser.new_context()) as other:
+        other.set_default_timeout(PATIENCE_MS)
+        second, beside = opened(other, server, "/render")
+        second.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()  # it goes on without its tab
+        assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
+        second.get_by_role("button", name="Cancel").first.click()
+        entries = until(lambda: len(kept(server)) > before and kept(server))
+    (entry,) = [e for e in entries if e.target == "deep:5"]
+    assert 0 < entry.steps < 3000
+    print(f"page: {alone:.2f} s alone, {beside:.2f} s beside a render")
+
+
+def test_twenty_reruns_leave_memory_flat(server, context):
+    page, _ = opened(context, server, "/render")
+
+    def rerun(times):
+        for at in range(times):
+            number(page, "Steps", 100 + at)
+            page.get_by_text(re.compile(rf"--steps {100 + at}\b")).first.wait_for()
+
+    page.get_by_text("The same on the command line and in Python").click()
+    rerun(10)  # what is imported and kept at first
+    before = server.memory()
+    rerun(20)
+    grown = server.memory() - before
+    assert grown < 12, f"{grown:.1f} MiB more after 20 reruns"
+    print(f"20 reruns: {grown:+.1f} MiB at {before:.0f} MiB")
+
+
+def test_a_photograph_is_dreamt_over(server, context, tmp_path):
+    PIL.Image.effect_noise((72, 64), 90).convert("RGB").save(tmp_path / "me.png")
+    page, _ = opened(context, server, "/dream")
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(tmp_path / "me.png")
+    page.get_by_text("me.png, 72x64").wait_for()
+    page.get_by_role("button", name="Dream", exact=True).click()
+    page.get_by_text(re.compile("objective .* to ")).first.wait_for()
+    page.get_by_role("button", name="Download").first.wait_for()
+    assert not page.get_by_test_id("stException").count()
+
+
+def test_ctrl_c_ends_the_server_and_its_worker_with_what_there_is(tmp_path, context):
+    nets = str(Path(__file__).parent.parent / "fvfast")
+    sys.path.insert(0, nets)
+    found = Server("--store", tmp_path / "kept", "--port", 0, "--allow-code")
+    sys.path.remove(nets)
+    page, _ = opened(context, found, "/render")
+    start(page, "sketch_nets:Slow", ["conv:1"], steps=5000)
+    page.get_by_text(re.compile(r"\d+ of 5000 steps")).first.wait_for()
+    tasks = Path(f"/proc/{found.process.pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    assert children
+    assert found.end() == 0
+    (entry,) = kept(found)
+    assert entry.note.startswith("stopped after")
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)
