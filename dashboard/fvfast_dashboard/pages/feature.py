@@ -50,7 +50,7 @@ def _head(store: Store, entry: Entry) -> None:
     before, after = library.beside(store, entry)
     title, previous, following = st.columns([6, 1, 1], vertical_alignment="bottom")
     with title:
-        widgets.title(entry.target)
+        widgets.title(widgets.plain(entry.target))
     for place, other, label, icon in (
         (previous, before, "Previous", ":material/arrow_back:"),
         (following, after, "Next", ":material/arrow_forward:"),
@@ -60,7 +60,7 @@ def _head(store: Store, entry: Entry) -> None:
             navigation.go("feature", key=other.key)
     facts = [entry.model, f"{entry.recipe.get('name', '?')} recipe", f"seed {entry.seed}", f"{entry.steps} steps"]
     facts += [f"{entry.size} px", f"{entry.path} path", entry.dtype, entry.created[:10]]
-    st.markdown(f":gray[{' · '.join(facts)}]")
+    st.markdown(f":gray[{widgets.plain(' · '.join(facts))}]")
 
 
 def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
@@ -108,7 +108,7 @@ def _figures(entry: Entry) -> None:
     rate = f"{entry.steps / entry.seconds:.0f} steps/s" if entry.seconds else None
     seconds.metric("Seconds", f"{entry.seconds:.1f}", rate, delta_color="off", delta_arrow="off")
     if entry.note:
-        st.info(entry.note, icon=":material/info:")
+        st.info(widgets.plain(entry.note), icon=":material/info:")
 
 
 def _history(trace: Trace | None, step: int | None) -> None:

@@ -236,7 +236,7 @@ def _pairs() -> None:
             if picture:
                 place.image(picture, caption=f"{side.path}, {side.dtype}", width="stretch")
         with words:
-            st.markdown(f"**{a.target}**, {a.recipe.get('name')}, seed {a.seed}")
+            st.markdown(f"**{widgets.plain(a.target)}**, {widgets.plain(str(a.recipe.get('name')))}, seed {a.seed}")
             st.markdown(f"RMS difference {rms:.3f}; objectives {a.objective_end:.3f} and {b.objective_end:.3f}")
             navigation.link("compare", "Compare", icon=":material/compare:", a=a.key, b=b.key)
 
