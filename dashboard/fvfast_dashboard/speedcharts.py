@@ -23,7 +23,7 @@ def ways(frame: pd.DataFrame, title: str) -> alt.LayerChart:
     tips = [alt.Tooltip("way:N"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("p20", "p50", "p80"))]
     tips += [alt.Tooltip(f"{name}:N") for name in frame.columns if name not in ("way", "p20", "p50", "p80", "ours")]
     bars = base.mark_bar(height={"band": 0.62}, cornerRadiusEnd=3).encode(
-        x=alt.X("p50:Q", title=title),
+        x=alt.X("p50:Q", title=title, axis=alt.Axis(tickCount=8)),
         color=alt.Color("ours:N", scale=alt.Scale(domain=["fvfast", "x", "y", "others"]), legend=None),
         tooltip=tips,
     )
@@ -104,7 +104,7 @@ def peers_frame(document: dict[str, Any], size: int, target: str, batch: int) ->
                 "p20": min(row["rounds"]),
                 "p50": row["steps_per_s"],
                 "p80": max(row["rounds"]),
-                "fvfast is": f"{ratio:.2f}x as fast" if ratio else "",
+                "fvfast-default is": f"{ratio:.2f}x as fast" if ratio else "",
                 "features/s": f"{row['features_per_s']:.3f}",
                 "peak MB": f"{row['peak_bytes'] / 1e6:.0f}",
                 "final objective": f"{row['objective']:.2f}",
