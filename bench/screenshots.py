@@ -20,7 +20,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 DEMO = ROOT / "build" / "demo" / "atlas"
 OUT = ROOT / "docs" / "images" / "dashboard"
-WIDTHS, SCHEMES = (1440, 800), ("light", "dark")
+WIDTHS = (1440, 800)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 TALLEST = 2400  # px of a page that a picture shows

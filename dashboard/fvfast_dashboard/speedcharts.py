@@ -7,12 +7,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fvfast_dashboard.charts import HEIGHT
+from fvfast_dashboard.charts import HEIGHT, Chart
 
 OURS = ("fvfast", "kernels")
 
 
-def ways(frame: pd.DataFrame, title: str) -> alt.LayerChart:
+def ways(frame: pd.DataFrame, title: str) -> Chart:
     """Bars of the median with a rule from p20 to p80: columns way, p20, p50, p80, and what else a tip should say.
 
     Bars of fvfast have the accent colour.
@@ -113,7 +113,7 @@ def peers_frame(document: dict[str, Any], size: int, target: str, batch: int) ->
     return pd.DataFrame(sorted(found, key=lambda one: -one["p50"]))
 
 
-def distances(document: dict[str, Any]) -> alt.Chart:
+def distances(document: dict[str, Any]) -> Chart:
     """How far the kernels' trajectory is from the reference's, step by step, beside a rounding's."""
     frame = pd.DataFrame(document["rows"])
     names = {"kernels": "kernels", "rounding": "a rounding in the start"}
@@ -141,7 +141,7 @@ def distances(document: dict[str, Any]) -> alt.Chart:
     )
 
 
-def distribution(frame: pd.DataFrame, measure: str, title: str) -> alt.LayerChart:
+def distribution(frame: pd.DataFrame, measure: str, title: str) -> Chart:
     """Every render's value of a measure as a tick, with the median of each variant."""
     order = list(dict.fromkeys(frame["variant"]))
     base = alt.Chart(frame).encode(y=alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=200)))
