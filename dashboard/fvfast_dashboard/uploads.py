@@ -58,6 +58,8 @@ def accept(name: str, data: bytes) -> Upload:
                 width, height = ImageOps.exif_transpose(picture).size
     except FvfastError:
         raise
+    except PIL.Image.DecompressionBombError as error:
+        raise FvfastError(f"{name} has too many pixels: {LARGEST_PIXELS // 10**6} million are the most") from error
     except PIL.UnidentifiedImageError as error:
         raise FvfastError(f"{name} is not a picture: there are {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders fail in every way there is

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 
 import pytest
 from fvfast_dashboard import asking, catalogue
@@ -97,5 +98,21 @@ def test_layers_are_read_by_a_process_of_its_own():
     assert [row.name for row in catalogue.matching(rows, "DEEP relu")] == ["deep_act"]
     with pytest.raises(FvfastError, match="would run code"):
         catalogue.layers("sketch_nets:tiny", False)
-    with pytest.raises(FvfastError, match="a bug of its own"):
-        catalogue.layers("sketch_nets:Buggy", True)
+
+
+def test_what_is_wrong_with_a_network_is_said_without_asking_again(monkeypatch):
+    asked = []
+
+    def run(command, **options):
+        asked.append(command)
+        return subprocess.CompletedProcess(
+            command, 1, "", "Traceback (most recent call last):\nLookupError: of its own\n"
+        )
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(2):
+        with pytest.raises(FvfastError, match="LookupError: of its own"):
+            catalogue.layers("some_net", False)
+    assert [command[-3:] for command in asked] == [["layers", "some_net", "--json"]]
+    with pytest.raises(FvfastError, match="unknown model '--store'"):
+        catalogue.layers("--store", True)

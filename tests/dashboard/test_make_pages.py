@@ -114,8 +114,9 @@ def test_layers_are_searched_and_targets_gathered(desk):
 
 def test_a_render_from_start_to_picture(full, tmp_path):
     session = page("render")
-    session.number_input[0].set_value(64)
-    session.number_input[1].set_value(20)
+    boxes = {box.label: box for box in session.number_input}
+    boxes["Size, px"].set_value(64)
+    boxes["Steps"].set_value(20)
     button(session, "Render").click().run()
     assert not session.exception
     (job,) = full.jobs()
