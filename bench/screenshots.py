@@ -26,7 +26,7 @@ import PIL.Image
 
 import fvfast
 from bench.record import ROOT
-from fvfast import keeping
+from fvfast import evidence, examples, keeping
 from fvfast.store import Query, Store
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ def fill(folder: Path, size: int = 144) -> None:
             print(f"rendering {', '.join(targets)} {options or ''}", file=sys.stderr, flush=True)
             result = fvfast.render(target=targets, size=size, snapshots=keeping.SNAPSHOTS, **options)
             keeping.keep(store, result)
+        (hero,) = (one for one in store.entries(Query(text=HERO, recipe="default")) if one.seed == 0)
+        looked = bool(evidence.examples(store, hero))
+    if not looked:  # in the renders themselves: they are pictures of one's own too
+        examples.find(fvfast.load(), hero.layer, folder / "images", store=folder, top=8, neighbours=7)
 
 
 def _first(target: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.express as px
 import streamlit as st
 
-HEIGHT = 260
+HEIGHT = 300
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
@@ -104,9 +104,9 @@ def heat_scale(largest: float) -> None:
     """The scale of `heat`, as a strip with its two ends."""
     stops = ", ".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in _HEAT)
     st.html(
-        '<div style="display:flex;align-items:center;gap:.6rem;font-size:.8rem;opacity:.85"><span>0</span>'
+        '<div style="font-size:.8rem;opacity:.85"><div style="display:flex;align-items:center;gap:.6rem"><span>0</span>'
         f'<div style="flex:1;height:.5rem;border-radius:.25rem;background:linear-gradient(90deg,{stops})"></div>'
-        f"<span>{largest:.2f}</span><span>mean difference of the channels (0 to 1)</span></div>"
+        f"<span>{largest:.2f}</span></div>mean difference of the channels (of 0 to 1)</div>"
     )
 
 

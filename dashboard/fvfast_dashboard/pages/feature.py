@@ -101,12 +101,13 @@ def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
 
 
 def _figures(entry: Entry) -> None:
-    start, end, seconds = st.columns(3)
     gain = entry.objective_end - entry.objective_start
-    end.metric("Objective", figure(entry.objective_end), f"{gain:+.2f}" if math.isfinite(gain) else None)
-    start.metric("At the start", figure(entry.objective_start))
     rate = f"{entry.steps / entry.seconds:.0f} steps/s" if entry.seconds else None
-    seconds.metric("Seconds", f"{entry.seconds:.1f}", rate, delta_color="off", delta_arrow="off")
+    with st.container(horizontal=True, gap="large"):
+        st.metric("At the start", figure(entry.objective_start), width="content")
+        change = f"{gain:+.2f}" if math.isfinite(gain) else None
+        st.metric("Objective", figure(entry.objective_end), change, width="content")
+        st.metric("Seconds", f"{entry.seconds:.1f}", rate, delta_color="off", delta_arrow="off", width="content")
     if entry.note:
         st.info(widgets.plain(entry.note), icon=":material/info:")
 
@@ -158,7 +159,7 @@ def _evidence(store: Store, entry: Entry) -> None:
             for example in examples:
                 picture = library.picture(store, example.image)
                 if picture:
-                    st.image(picture, caption=figure(example.activation), width=128)
+                    st.image(picture, caption=figure(example.activation), width=104)
     if neighbours:
         _neighbours(store, entry, neighbours)
 
