@@ -20,13 +20,13 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 
 import fvfast
 from bench.record import ROOT
-from fvfast import keeping
+from fvfast import evidence, examples, keeping
 from fvfast.store import Query, Store
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 DEMO = ROOT / "build" / "demo" / "atlas"
 OUT = ROOT / "docs" / "images" / "dashboard"
-WIDTHS, SCHEMES = (1440, 800), ("light", "dark")
+WIDTHS = (1440, 800)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 TALLEST = 2400  # px of a page that a picture shows
@@ -94,6 +95,10 @@ def fill(folder: Path, size: int = 144) -> None:
             print(f"rendering {', '.join(targets)} {options or ''}", file=sys.stderr, flush=True)
             result = fvfast.render(target=targets, size=size, snapshots=keeping.SNAPSHOTS, **options)
             keeping.keep(store, result)
+        (hero,) = (one for one in store.entries(Query(text=HERO, recipe="default")) if one.seed == 0)
+        looked = bool(evidence.examples(store, hero))
+    if not looked:  # in the renders themselves: they are pictures of one's own too
+        examples.find(fvfast.load(), hero.layer, folder / "images", store=folder, top=8, neighbours=7)
 
 
 def _first(target: str) -> str:

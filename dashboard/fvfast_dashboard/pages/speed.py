@@ -152,7 +152,7 @@ def _kernels(report: dict[str, Any]) -> None:
         size, batch = st.selectbox("Images", cells, format_func=lambda c: f"{c[0]} px, batch {c[1]}")
         frame = speedcharts.kernel_frame(report, size, batch)
         charts.show(speedcharts.ways(frame, "milliseconds (p20 to p80)"))
-        if (frame["result"] == "WRONG").any():
+        if "WRONG" in set(frame["result"]):
             st.warning("A path gave a wrong result: its time says nothing.", icon=":material/gpp_bad:")
     with right:
         st.markdown("**Roofline: how near the kernels come to the speed of a copy**")
@@ -204,7 +204,7 @@ def _trajectories() -> None:
         for name, value in document["final objective"].items():
             st.metric(f"Final objective, {name}", f"{value:.3f}")
     case = document["case"]
-    kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(document.get("kernels"), "")
+    kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(str(document.get("kernels")), "")
     st.caption(
         f"Medians over {case['batch']} images of {case['size']} px, {case['model']} {case['layer']}, float32, kernels "
         f"{kernels}. A rounding grows just as fast: Adam divides every gradient by its own size."
@@ -236,7 +236,7 @@ def _pairs() -> None:
             if picture:
                 place.image(picture, caption=f"{side.path}, {side.dtype}", width="stretch")
         with words:
-            st.markdown(f"**{a.target}**, {a.recipe.get('name')}, seed {a.seed}")
+            st.markdown(f"**{widgets.plain(a.target)}**, {widgets.plain(str(a.recipe.get('name')))}, seed {a.seed}")
             st.markdown(f"RMS difference {rms:.3f}; objectives {a.objective_end:.3f} and {b.objective_end:.3f}")
             navigation.link("compare", "Compare", icon=":material/compare:", a=a.key, b=b.key)
 
@@ -269,9 +269,8 @@ def _recipes() -> None:
     measures = [c for c in frame.columns if c not in ("seed", "size") and pd.api.types.is_numeric_dtype(frame[c])]
     if not measures or "variant" not in frame:
         raise KeyError("variant")
-    measure = st.selectbox(
-        "Measure", measures, format_func=lambda name: WIDE_MEASURES.get(name, name.replace("_", " "))
-    )
-    charts.show(speedcharts.distribution(frame, measure, WIDE_MEASURES.get(measure, measure.replace("_", " "))))
+    names = {name: WIDE_MEASURES.get(name, name.replace("_", " ")) for name in map(str, measures)}
+    measure = st.selectbox("Measure", list(names), format_func=names.__getitem__)
+    charts.show(speedcharts.distribution(frame, measure, names[measure]))
     st.caption("A tick is a render, a dot the recipe's median.")
     widgets.stamp(document.get("machine"))
