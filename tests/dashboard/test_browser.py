@@ -20,6 +20,7 @@ from fvfast.store import Store
 
 pytestmark = pytest.mark.browser
 
+HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--no-sandbox",
@@ -38,7 +39,9 @@ class Server:
 
     def __init__(self, *arguments):
         command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--no-browser", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=asking.environment())
+        environment = asking.environment()
+        environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "fvfast"), environment["PYTHONPATH"]])
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
         self.said = [self.process.stderr.readline()]
         found = re.search(r"http://\S+?:(\d+)", self.said[0])
@@ -85,11 +88,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    nets = str(Path(__file__).parent.parent / "fvfast")
-    sys.path.insert(0, nets)
-    folder = tmp_path_factory.mktemp("served")
-    found = Server("--store", folder / "kept", "--port", 0, "--allow-code")
-    sys.path.remove(nets)
+    found = Server("--store", tmp_path_factory.mktemp("served") / "kept", "--port", 0, "--allow-code")
     yield found
     with contextlib.suppress(ProcessLookupError):
         found.end()
@@ -253,7 +252,7 @@ def test_a_feature_from_choice_to_comparison(server, context):
 def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server, context, browser):
     before = len(kept(server))
     page, alone = opened(context, server, "/render")
-    start(page, "sketch_nets:tiny", ["deep:5"], size=64, steps=3000)
+    start(page, "own_nets:Slow", ["conv:2"], size=64, steps=3000)
     page.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()
     page.close()
     with contextlib.closing(browser.new_context()) as other:
@@ -263,7 +262,7 @@ def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server
         assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
         second.get_by_role("button", name="Cancel").first.click()
         entries = until(lambda: len(kept(server)) > before and kept(server))
-    (entry,) = [e for e in entries if e.target == "deep:5"]
+    (entry,) = [e for e in entries if e.target == "conv:2"]
     assert 0 < entry.steps < 3000
     print(f"page: {alone:.2f} s alone, {beside:.2f} s beside a render")
 
@@ -297,12 +296,9 @@ def test_a_photograph_is_dreamt_over(server, context, tmp_path):
 
 
 def test_ctrl_c_ends_the_server_and_its_worker_with_what_there_is(tmp_path, context):
-    nets = str(Path(__file__).parent.parent / "fvfast")
-    sys.path.insert(0, nets)
     found = Server("--store", tmp_path / "kept", "--port", 0, "--allow-code")
-    sys.path.remove(nets)
     page, _ = opened(context, found, "/render")
-    start(page, "sketch_nets:Slow", ["conv:1"], steps=5000)
+    start(page, "own_nets:Slow", ["conv:1"], steps=5000)
     page.get_by_text(re.compile(r"\d+ of 5000 steps")).first.wait_for()
     tasks = Path(f"/proc/{found.process.pid}/task").glob("*/children")
     children = [child for task in tasks for child in task.read_text().split()]
