@@ -231,20 +231,20 @@ def until(condition, seconds=90):
 
 def test_a_feature_from_choice_to_comparison(server, context):
     page, _ = opened(context, server, "/render")
-    start(page, "sketch_nets:tiny", ["deep:3", "deep:4"], steps=200)
+    start(page, "own_nets:Slow", ["conv:1", "conv:2"], steps=120)
     page.get_by_test_id("stProgress").first.wait_for()
-    page.get_by_text(re.compile(r"\d+ of 400 steps")).first.wait_for()
+    page.get_by_text(re.compile(r"\d+ of 240 steps")).first.wait_for()
     page.get_by_text(re.compile(r"^step \d+$")).first.wait_for()  # the picture on its way
-    page.get_by_text(re.compile(r"^deep:3 · ")).first.wait_for()  # and when it is done
+    page.get_by_text(re.compile(r"^conv:1 · ")).first.wait_for()  # and when it is done
     keys = {entry.target: entry.key for entry in kept(server)}
-    assert set(keys) == {"deep:3", "deep:4"}
+    assert set(keys) == {"conv:1", "conv:2"}
     page.get_by_role("link", name="See it in the gallery").first.click()
     page.get_by_role("heading", level=1, name="Gallery").wait_for()
-    page.get_by_text("deep:4").first.wait_for()
-    feature, _ = opened(context, server, f"/feature?key={keys['deep:3']}")  # its link stays
-    feature.get_by_role("heading", name="deep:3").first.wait_for()
+    page.get_by_text("conv:2").first.wait_for()
+    feature, _ = opened(context, server, f"/feature?key={keys['conv:1']}")  # its link stays
+    feature.get_by_role("heading", name="conv:1").first.wait_for()
     feature.get_by_test_id("stImage").first.wait_for()
-    compare, _ = opened(context, server, f"/compare?a={keys['deep:3']}&b={keys['deep:4']}")
+    compare, _ = opened(context, server, f"/compare?a={keys['conv:1']}&b={keys['conv:2']}")
     compare.get_by_text("PSNR").first.wait_for()
     assert not compare.get_by_test_id("stException").count()
 
@@ -262,7 +262,7 @@ def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server
         assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
         second.get_by_role("button", name="Cancel").first.click()
         entries = until(lambda: len(kept(server)) > before and kept(server))
-    (entry,) = [e for e in entries if e.target == "conv:2"]
+    (entry,) = [e for e in entries if e.size == 64]
     assert 0 < entry.steps < 3000
     print(f"page: {alone:.2f} s alone, {beside:.2f} s beside a render")
 
