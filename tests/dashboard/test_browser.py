@@ -74,7 +74,9 @@ class Server:
     def memory(self):
         """Resident MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found
+        return int(found.group(1)) / 1024
 
     def end(self, number=signal.SIGINT):
         """The exit code after a signal."""

@@ -164,7 +164,7 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.3)
     desk = Desk(tmp_path / "kept", [sys.executable, "-c", STUBBORN])
     job = desk.submit(request(), code=True)
-    until(lambda: desk.job(job.number).state == "running", "it runs")
+    until(lambda: desk.busy(), "it runs")
     worker = desk._worker
     assert worker is not None
     desk.cancel(job.number)
