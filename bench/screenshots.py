@@ -76,6 +76,8 @@ def main() -> int:
                 for name, address in wanted.items():
                     page = context.new_page()
                     page.goto(url + address)
+                    if name == "render":
+                        begin(page)
                     shoot(page, width, options.out / f"{name}-{scheme}-{width}.webp")
                     page.close()
                 context.close()
@@ -149,6 +151,16 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield opened
         opened.close()
+
+
+def begin(page: Page) -> None:
+    """See that the page has something rendered to show; what one session has started, the next one sees too."""
+    button = page.get_by_role("button", name="Render", exact=True)
+    button.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
+    if not page.locator("[data-testid=stImage] img").count():
+        button.click()
+        page.get_by_text("finished").first.wait_for(timeout=240_000)
 
 
 def shoot(page: Page, width: int, path: Path) -> None:

@@ -11,6 +11,7 @@ import plotly.express as px
 import streamlit as st
 
 HEIGHT = 300
+OCHRE = "#d18a3f"  # stands out from light and dark paper, and from the bars
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
@@ -36,7 +37,7 @@ def histories(curves: Mapping[str, np.ndarray], mark: int | None = None) -> Char
     points = base.mark_point(size=120, opacity=0).encode(color=colour, tooltip=tips)
     layers = [line, points]
     if mark is not None:
-        rule = alt.Chart(pd.DataFrame({"step": [mark]})).mark_rule(strokeDash=[4, 3], opacity=0.6)
+        rule = alt.Chart(pd.DataFrame({"step": [mark]})).mark_rule(strokeDash=[4, 3], color=OCHRE)
         layers.append(rule.encode(x="step:Q"))
     return alt.layer(*layers).properties(height=HEIGHT)
 

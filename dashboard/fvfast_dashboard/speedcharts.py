@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fvfast_dashboard.charts import HEIGHT, Chart
+from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
 
@@ -27,7 +27,7 @@ def ways(frame: pd.DataFrame, title: str) -> Chart:
         color=alt.Color("ours:N", scale=alt.Scale(domain=["fvfast", "x", "y", "others"]), legend=None),
         tooltip=tips,
     )
-    rules = base.mark_rule(strokeWidth=2, opacity=0.8).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
+    rules = base.mark_rule(strokeWidth=2.5, color=OCHRE).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
     return alt.layer(bars, rules).properties(height=max(110, 44 * len(frame)))
 
 

@@ -69,9 +69,7 @@ def _here() -> None:
         if document["ratios"] is None:
             st.warning("The check of the results failed: no ratio is given.", icon=":material/gpp_bad:")
     with right:
-        charts.show(
-            speedcharts.ways(speedcharts.speed_frame(document), "milliseconds a step of one image (p20 to p80)")
-        )
+        charts.show(speedcharts.ways(speedcharts.speed_frame(document), "ms a step of one image (p20 to p80)"))
     st.caption(
         f"{document['model']} {document['layer']}, {document['size']} px, float32, {document['rounds']} interleaved "
         f"rounds. Objective and gradient were checked against the unmodified network in the same run."
@@ -113,7 +111,7 @@ def _peers() -> None:
         "Task", cells, format_func=lambda c: f"{c[1]}, {c[0]} px, {c[2]} image{'s' if c[2] > 1 else ''} a step"
     )
     frame = speedcharts.peers_frame(document, *cell)
-    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round; the more, the better)"))
+    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round)"))
     shown = frame.rename(columns={"way": "renderer", "p50": "steps/s"}).drop(columns=["p20", "p80"])
     st.dataframe(
         shown, hide_index=True, width="stretch", column_config={"steps/s": st.column_config.NumberColumn(format="%.1f")}
