@@ -232,9 +232,9 @@ def until(condition, seconds=90):
 
 def test_a_feature_from_choice_to_comparison(server, context):
     page, _ = opened(context, server, "/render")
-    start(page, "sketch_nets:tiny", ["deep:3", "deep:4"], steps=400)
+    start(page, "sketch_nets:tiny", ["deep:3", "deep:4"], steps=200)
     page.get_by_test_id("stProgress").first.wait_for()
-    page.get_by_text(re.compile(r"\d+ of 800 steps")).first.wait_for()
+    page.get_by_text(re.compile(r"\d+ of 400 steps")).first.wait_for()
     page.get_by_text(re.compile(r"^step \d+$")).first.wait_for()  # the picture on its way
     page.get_by_text(re.compile(r"^deep:3 · ")).first.wait_for()  # and when it is done
     keys = {entry.target: entry.key for entry in kept(server)}
@@ -277,7 +277,7 @@ def test_twenty_reruns_leave_memory_flat(server, context):
             page.get_by_text(re.compile(rf"--steps {100 + at}\b")).first.wait_for()
 
     page.get_by_text("The same on the command line and in Python").click()
-    rerun(10)  # what is imported and kept at first
+    rerun(5)  # what is imported and kept at first
     before = server.memory()
     rerun(20)
     grown = server.memory() - before
