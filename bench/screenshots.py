@@ -111,7 +111,7 @@ def pages(store: Store) -> dict[str, str]:
     """The name of each page, and the address that shows it at its best."""
     hero = {one.recipe["name"]: one.key for one in store.entries(Query(text=HERO)) if one.seed == 0}
     return {
-        "overview": "overview",
+        "overview": "",
         "render": "render",
         "gallery": "gallery",
         "feature": f"feature?key={hero['default']}",
@@ -165,6 +165,7 @@ def begin(page: Page) -> None:
 
 def shoot(page: Page, width: int, path: Path) -> None:
     """Wait until a page has come to rest, make the window as tall as it, and take its picture."""
+    page.mouse.move(0, 0)  # off whatever was clicked
     page.wait_for_selector("h1", timeout=60_000)
     settle(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
