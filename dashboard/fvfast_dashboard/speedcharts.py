@@ -10,6 +10,7 @@ import pandas as pd
 from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
+LABELS = alt.Axis(labelLimit=240, labelOverlap=False)
 
 
 def ways(frame: pd.DataFrame, title: str) -> Chart:

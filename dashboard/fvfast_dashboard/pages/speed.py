@@ -205,7 +205,8 @@ def _trajectories() -> None:
     kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(str(document.get("kernels")), "")
     st.caption(
         f"Medians over {case['batch']} images of {case['size']} px, {case['model']} {case['layer']}, float32, kernels "
-        f"{kernels}. A rounding grows just as fast: Adam divides every gradient by its own size."
+        f"{kernels}. Adam divides every gradient by its own size, so that any rounding grows: the other line is the "
+        "reference path against itself, begun a rounding apart."
     )
     widgets.stamp(document.get("machine"))
 
