@@ -123,8 +123,14 @@ def roofline(frame: pd.DataFrame, copy: float) -> None:
         log_x=True,
         log_y=True,
     )
-    roof = {"line_dash": "dash", "line_color": OCHRE, "annotation_font_color": OCHRE}
-    figure.add_hline(copy, annotation_text=f"a copy: {copy:,.0f} GB/s", annotation_position="top left", **roof)
+    figure.add_hline(
+        copy,
+        line_dash="dash",
+        line_color=OCHRE,
+        annotation_text=f"a copy: {copy:,.0f} GB/s",
+        annotation_position="top left",
+        annotation_font_color=OCHRE,
+    )
     figure.update_yaxes(range=[np.log10(frame["GB/s"].min() / 1.5), np.log10(copy * 1.6)])
     figure.update_layout(
         height=340,
