@@ -65,7 +65,7 @@ def _here() -> None:
     left, right = st.columns([1, 1.7], gap="large")
     with left:
         for way, ratio in (document["ratios"] or {}).items():
-            st.metric(way.capitalize(), f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
+            st.metric(way, f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
         if document["ratios"] is None:
             st.warning("The check of the results failed: no ratio is given.", icon=":material/gpp_bad:")
     with right:

@@ -106,7 +106,7 @@ def test_results_are_shown_with_their_machine(visit, result, gpu, words):
     assert not app.exception
     assert not app.error
     shown = {metric.label: metric.value for metric in app.metric}
-    assert shown["Fvfast, one image"] == "2.50×"
+    assert shown["fvfast, one image"] == "2.50×"
     assert shown["Over graphed"] == "2.00×"
     assert shown["Over lucent-style"] == "10.00×"
     assert shown["Final objective, kernels"] == "20.100"
