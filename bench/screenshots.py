@@ -76,6 +76,8 @@ def main() -> int:
                 for name, address in wanted.items():
                     page = context.new_page()
                     page.goto(url + address)
+                    if name == "render":
+                        begin(page)
                     shoot(page, width, options.out / f"{name}-{scheme}-{width}.webp")
                     page.close()
                 context.close()
@@ -109,7 +111,7 @@ def pages(store: Store) -> dict[str, str]:
     """The name of each page, and the address that shows it at its best."""
     hero = {one.recipe["name"]: one.key for one in store.entries(Query(text=HERO)) if one.seed == 0}
     return {
-        "overview": "overview",
+        "overview": "",
         "render": "render",
         "gallery": "gallery",
         "feature": f"feature?key={hero['default']}",
@@ -151,8 +153,19 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+def begin(page: Page) -> None:
+    """See that the page has something rendered to show; what one session has started, the next one sees too."""
+    button = page.get_by_role("button", name="Render", exact=True)
+    button.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
+    if not page.locator("[data-testid=stImage] img").count():
+        button.click()
+        page.get_by_text("finished").first.wait_for(timeout=240_000)
+
+
 def shoot(page: Page, width: int, path: Path) -> None:
     """Wait until a page has come to rest, make the window as tall as it, and take its picture."""
+    page.mouse.move(0, 0)  # off whatever was clicked
     page.wait_for_selector("h1", timeout=60_000)
     settle(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")

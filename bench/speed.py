@@ -1,6 +1,6 @@
 """What `fvfast speed` measures, kept for the dashboard: fvfast's step against the lucent-style loop, on this CPU.
 
-    python -m bench.speed                 writes bench/results/speed.json
+python -m bench.speed                 writes bench/results/speed.json
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fvfast_dashboard.charts import HEIGHT, Chart
+from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
+LABELS = alt.Axis(labelLimit=240, labelOverlap=False)
 
 
 def ways(frame: pd.DataFrame, title: str) -> Chart:
@@ -19,7 +20,9 @@ def ways(frame: pd.DataFrame, title: str) -> Chart:
     """
     order = list(frame["way"])
     frame = frame.assign(ours=["fvfast" if str(way).startswith(OURS) else "others" for way in frame["way"]])
-    base = alt.Chart(frame).encode(y=alt.Y("way:N", sort=order, title=None, axis=alt.Axis(labelLimit=240)))
+    base = alt.Chart(frame).encode(
+        y=alt.Y("way:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False))
+    )
     tips = [alt.Tooltip("way:N"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("p20", "p50", "p80"))]
     tips += [alt.Tooltip(f"{name}:N") for name in frame.columns if name not in ("way", "p20", "p50", "p80", "ours")]
     bars = base.mark_bar(height={"band": 0.62}, cornerRadiusEnd=3).encode(
@@ -27,8 +30,8 @@ def ways(frame: pd.DataFrame, title: str) -> Chart:
         color=alt.Color("ours:N", scale=alt.Scale(domain=["fvfast", "x", "y", "others"]), legend=None),
         tooltip=tips,
     )
-    rules = base.mark_rule(strokeWidth=2, opacity=0.8).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
-    return alt.layer(bars, rules).properties(height=max(110, 44 * len(frame)))
+    rules = base.mark_rule(strokeWidth=2.5, color=OCHRE).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
+    return alt.layer(bars, rules).properties(height=44 * len(frame) + 60)
 
 
 def speed_frame(document: dict[str, Any]) -> pd.DataFrame:
@@ -152,4 +155,4 @@ def distribution(frame: pd.DataFrame, measure: str, title: str) -> Chart:
     medians = base.mark_point(filled=True, size=90).encode(
         x=alt.X(f"median({measure}):Q"), tooltip=["variant:N", alt.Tooltip(f"median({measure}):Q", format=".3f")]
     )
-    return alt.layer(ticks, medians).properties(height=max(120, 40 * len(order)))
+    return alt.layer(ticks, medians).properties(height=40 * len(order) + 60)

@@ -65,13 +65,11 @@ def _here() -> None:
     left, right = st.columns([1, 1.7], gap="large")
     with left:
         for way, ratio in (document["ratios"] or {}).items():
-            st.metric(way.capitalize(), f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
+            st.metric(way, f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
         if document["ratios"] is None:
             st.warning("The check of the results failed: no ratio is given.", icon=":material/gpp_bad:")
     with right:
-        charts.show(
-            speedcharts.ways(speedcharts.speed_frame(document), "milliseconds a step of one image (p20 to p80)")
-        )
+        charts.show(speedcharts.ways(speedcharts.speed_frame(document), "ms a step of one image (p20 to p80)"))
     st.caption(
         f"{document['model']} {document['layer']}, {document['size']} px, float32, {document['rounds']} interleaved "
         f"rounds. Objective and gradient were checked against the unmodified network in the same run."
@@ -113,7 +111,7 @@ def _peers() -> None:
         "Task", cells, format_func=lambda c: f"{c[1]}, {c[0]} px, {c[2]} image{'s' if c[2] > 1 else ''} a step"
     )
     frame = speedcharts.peers_frame(document, *cell)
-    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round; the more, the better)"))
+    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round)"))
     shown = frame.rename(columns={"way": "renderer", "p50": "steps/s"}).drop(columns=["p20", "p80"])
     st.dataframe(
         shown, hide_index=True, width="stretch", column_config={"steps/s": st.column_config.NumberColumn(format="%.1f")}
@@ -207,7 +205,8 @@ def _trajectories() -> None:
     kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(str(document.get("kernels")), "")
     st.caption(
         f"Medians over {case['batch']} images of {case['size']} px, {case['model']} {case['layer']}, float32, kernels "
-        f"{kernels}. A rounding grows just as fast: Adam divides every gradient by its own size."
+        f"{kernels}. Adam divides every gradient by its own size, so that any rounding grows: the other line is the "
+        "reference path against itself, begun a rounding apart."
     )
     widgets.stamp(document.get("machine"))
 
