@@ -20,13 +20,13 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 
 import fvfast
 from bench.record import ROOT
-from fvfast import keeping
+from fvfast import evidence, examples, keeping
 from fvfast.store import Query, Store
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 DEMO = ROOT / "build" / "demo" / "atlas"
 OUT = ROOT / "docs" / "images" / "dashboard"
-WIDTHS, SCHEMES = (1440, 800), ("light", "dark")
+WIDTHS = (1440, 800)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 TALLEST = 2400  # px of a page that a picture shows
@@ -75,6 +76,8 @@ def main() -> int:
                 for name, address in wanted.items():
                     page = context.new_page()
                     page.goto(url + address)
+                    if name == "render":
+                        begin(page)
                     shoot(page, width, options.out / f"{name}-{scheme}-{width}.webp")
                     page.close()
                 context.close()
@@ -94,6 +97,10 @@ def fill(folder: Path, size: int = 144) -> None:
             print(f"rendering {', '.join(targets)} {options or ''}", file=sys.stderr, flush=True)
             result = fvfast.render(target=targets, size=size, snapshots=keeping.SNAPSHOTS, **options)
             keeping.keep(store, result)
+        (hero,) = (one for one in store.entries(Query(text=HERO, recipe="default")) if one.seed == 0)
+        looked = bool(evidence.examples(store, hero))
+    if not looked:  # in the renders themselves: they are pictures of one's own too
+        examples.find(fvfast.load(), hero.layer, folder / "images", store=folder, top=8, neighbours=7)
 
 
 def _first(target: str) -> str:
@@ -104,7 +111,7 @@ def pages(store: Store) -> dict[str, str]:
     """The name of each page, and the address that shows it at its best."""
     hero = {one.recipe["name"]: one.key for one in store.entries(Query(text=HERO)) if one.seed == 0}
     return {
-        "overview": "overview",
+        "overview": "",
         "render": "render",
         "gallery": "gallery",
         "feature": f"feature?key={hero['default']}",
@@ -146,8 +153,19 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+def begin(page: Page) -> None:
+    """See that the page has something rendered to show; what one session has started, the next one sees too."""
+    button = page.get_by_role("button", name="Render", exact=True)
+    button.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
+    if not page.locator("[data-testid=stImage] img").count():
+        button.click()
+        page.get_by_text("finished").first.wait_for(timeout=240_000)
+
+
 def shoot(page: Page, width: int, path: Path) -> None:
     """Wait until a page has come to rest, make the window as tall as it, and take its picture."""
+    page.mouse.move(0, 0)  # off whatever was clicked
     page.wait_for_selector("h1", timeout=60_000)
     settle(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")

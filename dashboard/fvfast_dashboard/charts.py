@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -11,15 +10,17 @@ import pandas as pd
 import plotly.express as px
 import streamlit as st
 
-HEIGHT = 260
+HEIGHT = 300
+OCHRE = "#d18a3f"  # stands out from light and dark paper, and from the bars
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
-def show(chart: Any, key: str | None = None) -> None:
+def show(chart: Chart, key: str | None = None) -> None:
     """Draw a chart as wide as its place."""
     st.altair_chart(chart, width="stretch", theme="streamlit", key=key)
 
 
-def histories(curves: Mapping[str, np.ndarray], mark: int | None = None) -> alt.LayerChart:
+def histories(curves: Mapping[str, np.ndarray], mark: int | None = None) -> Chart:
     """The objective of the views against the step, one line a name. mark: a step to point out."""
     frame = pd.concat(
         [pd.DataFrame({"step": np.arange(1, len(v) + 1), "objective": v, "render": name}) for name, v in curves.items()]
@@ -36,7 +37,7 @@ def histories(curves: Mapping[str, np.ndarray], mark: int | None = None) -> alt.
     points = base.mark_point(size=120, opacity=0).encode(color=colour, tooltip=tips)
     layers = [line, points]
     if mark is not None:
-        rule = alt.Chart(pd.DataFrame({"step": [mark]})).mark_rule(strokeDash=[4, 3], opacity=0.6)
+        rule = alt.Chart(pd.DataFrame({"step": [mark]})).mark_rule(strokeDash=[4, 3], color=OCHRE)
         layers.append(rule.encode(x="step:Q"))
     return alt.layer(*layers).properties(height=HEIGHT)
 
@@ -44,7 +45,7 @@ def histories(curves: Mapping[str, np.ndarray], mark: int | None = None) -> alt.
 def _thinned(frame: pd.DataFrame, names: Sequence[str], most: int = 600) -> pd.DataFrame:
     """Every n-th step of long histories: a screen shows no more."""
     every = max(1, len(frame) // len(names) // most)
-    return frame[(frame["step"] - 1) % every == 0]
+    return frame.loc[(frame["step"] - 1) % every == 0]
 
 
 def _legend(names: Sequence[str]) -> alt.Legend | None:
@@ -55,7 +56,7 @@ def _tip(names: Sequence[str]) -> list[alt.Tooltip]:
     return [alt.Tooltip("render:N")] if len(names) > 1 else []
 
 
-def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> alt.Chart:
+def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Chart:
     """Radial power against frequency, both logarithmic, one line a name."""
     frame = pd.concat(
         [pd.DataFrame({"frequency": f, "power": np.maximum(p, 1e-12), "render": n}) for n, (f, p) in curves.items()]
@@ -104,9 +105,9 @@ def heat_scale(largest: float) -> None:
     """The scale of `heat`, as a strip with its two ends."""
     stops = ", ".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in _HEAT)
     st.html(
-        '<div style="display:flex;align-items:center;gap:.6rem;font-size:.8rem;opacity:.85"><span>0</span>'
+        '<div style="font-size:.8rem;opacity:.85"><div style="display:flex;align-items:center;gap:.6rem"><span>0</span>'
         f'<div style="flex:1;height:.5rem;border-radius:.25rem;background:linear-gradient(90deg,{stops})"></div>'
-        f"<span>{largest:.2f}</span><span>mean difference of the channels (0 to 1)</span></div>"
+        f"<span>{largest:.2f}</span></div>mean difference of the channels (of 0 to 1)</div>"
     )
 
 
@@ -122,7 +123,15 @@ def roofline(frame: pd.DataFrame, copy: float) -> None:
         log_x=True,
         log_y=True,
     )
-    figure.add_hline(copy, line_dash="dash", annotation_text=f"copy, {copy:,.0f} GB/s", annotation_position="top left")
+    figure.add_hline(
+        copy,
+        line_dash="dash",
+        line_color=OCHRE,
+        annotation_text=f"a copy: {copy:,.0f} GB/s",
+        annotation_position="top left",
+        annotation_font_color=OCHRE,
+    )
+    figure.update_yaxes(range=[np.log10(frame["GB/s"].min() / 1.5), np.log10(copy * 1.6)])
     figure.update_layout(
         height=340,
         margin={"l": 0, "r": 0, "t": 24, "b": 0},

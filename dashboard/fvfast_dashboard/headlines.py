@@ -38,7 +38,7 @@ def _read(load: Callable[[], Any], of: Callable[[Any], tuple[str, str, Any] | No
         return None, "", ""
     value, detail, machine = found
     where = machine if isinstance(machine, str) else f"{machine['device']}, {machine['date']}"
-    return value, detail, where
+    return value, detail, where.replace("-", "\u2011")  # a date stays in one line
 
 
 def _speed() -> Headline:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import altair as alt
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fvfast.cli_atlas import duration
 from fvfast.tables import figure
-from fvfast_dashboard import charts, jobs, navigation
+from fvfast_dashboard import charts, jobs
 from fvfast_dashboard.jobs import Job
 
 FAST_S, SLOW_S = 0.8, 6.0  # between two looks: while something runs, and otherwise
@@ -63,15 +64,15 @@ def _watched(kind: str, found: list[Job]) -> Job | None:
 
 def _job(job: Job, ended: Callable[[Job], None]) -> None:
     with st.container(border=True):
-        head, button = st.columns([5, 1], vertical_alignment="center")
-        head.markdown(f"**{_escaped(job.request.title)}** &nbsp; {badge(job)}")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{_escaped(job.request.title)}** &nbsp; {badge(job)}")
+            stop = job.open and st.button(
+                "Cancel", key=f"stop {job.token}", icon=":material/stop:", disabled=job.asked_to_stop
+            )
+        if stop:
+            jobs.desk().cancel(job.number)
+            st.rerun(scope="fragment")
         if job.open:
-            stopping = job.asked_to_stop
-            if button.button(
-                "Cancel", key=f"cancel {job.token}", icon=":material/stop:", disabled=stopping, width="stretch"
-            ):
-                jobs.desk().cancel(job.number)
-                st.rerun(scope="fragment")
             st.progress(min(1.0, job.part), text=_progress(job))
         elif job.state == "failed":
             st.error(f"{job.sentence[:1].upper()}{job.sentence[1:]}.", icon=":material/error:")
@@ -109,17 +110,24 @@ def _shots(job: Job) -> None:
     if not job.shots:
         return
     rows = sorted(job.shots)
-    pictures, curve = st.columns([1, 1], gap="medium", vertical_alignment="top")
-    with pictures:
-        if len(rows) == 1:
-            st.image(job.shots[rows[0]].image, caption=f"after {job.shots[rows[0]].step} steps", width="stretch")
-        else:
-            columns = st.columns(min(len(rows), IN_A_ROW))
-            for at, row in enumerate(rows):
-                shot = job.shots[row]
-                columns[at % len(columns)].image(shot.image, caption=f"step {shot.step}", width="stretch")
-    with curve:
+    if job.request.kind == "dream":
+        cells, rest = [st.container()], st.container()  # a photograph wants to be large
+    else:
+        cells, rest = cells_for(len(rows))
+    for cell, row in zip(cells, rows, strict=True):
+        shot = job.shots[row]
+        cell.image(shot.image, caption=f"step {shot.step}", width="stretch")
+    with rest:
         chart(job)
+
+
+def cells_for(count: int) -> tuple[list[DeltaGenerator], DeltaGenerator]:
+    """Places for so many images, and one for what belongs to all of them: beside a single one, below several."""
+    if count == 1:
+        picture, rest = st.columns([1, 1], gap="medium")
+        return [picture], rest
+    columns = st.columns(IN_A_ROW if count > 2 else 2)
+    return [columns[at % len(columns)].container() for at in range(count)], st.container()
 
 
 def chart(job: Job) -> None:
@@ -151,20 +159,15 @@ def _queue(kind: str, found: list[Job], shown: Job | None) -> None:
     waiting = sum(job.state == "queued" for job in others)
     st.subheader(f"Queue and history{f' · {waiting} waiting' if waiting else ''}", anchor=False)
     for job in others[:20]:
-        state, what, look, end = st.columns([1.2, 5, 0.8, 0.8], vertical_alignment="center")
-        state.markdown(badge(job))
-        text = f"{_escaped(job.request.title)} &nbsp; :gray[{_when(job)}{_result(job)}]"
-        what.markdown(text)
-        if look.button("Look", key=f"look {job.token}", width="stretch"):
-            follow(kind, job)
-            st.rerun(scope="fragment")
-        if job.open:
-            if end.button("Cancel", key=f"end {job.token}", width="stretch", disabled=job.asked_to_stop):
-                jobs.desk().cancel(job.number)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"{badge(job)} {_escaped(job.request.title)} &nbsp; :gray[{_when(job)}{_result(job)}]")
+            if st.button("Look", key=f"look {job.token}"):
+                follow(kind, job)
                 st.rerun(scope="fragment")
-        elif end.button("Forget", key=f"end {job.token}", width="stretch"):
-            jobs.desk().forget(job.number)
-            st.rerun(scope="fragment")
+            label, act = ("Cancel", jobs.desk().cancel) if job.open else ("Forget", jobs.desk().forget)
+            if st.button(label, key=f"{label} {job.token}", disabled=job.open and job.asked_to_stop):
+                act(job.number)
+                st.rerun(scope="fragment")
 
 
 def _when(job: Job) -> str:
@@ -183,12 +186,6 @@ def _result(job: Job) -> str:
         shown = ", ".join("?" if value is None else figure(value) for value in job.objectives[:4])
         return f" · objective {shown}{', …' if len(job.objectives) > 4 else ''}"
     return ""
-
-
-def links(job: Job) -> None:
-    """Ways on from what a job has kept in the store."""
-    for key, target in list(zip(job.keys, job.targets, strict=True))[:12]:
-        navigation.link("feature", f"Open {target}", icon=":material/open_in_new:", key=key)
 
 
 def _escaped(text: str) -> str:

@@ -14,7 +14,10 @@ _ON_THE_COMMAND_LINE = ("image", "steps", "lr", "size")
 
 
 def command(folder: Path, entry: Entry) -> str:
-    """The command that renders an entry of the store in `folder` again; from its own file, where no options say what its recipe does."""
+    """The command that renders an entry again; from its own file, where no options say what its recipe does.
+
+    folder: of the entry's store.
+    """
     changes = _changes(entry)
     if changes is None:
         if entry.image.endswith(".png"):

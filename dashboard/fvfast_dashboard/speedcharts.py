@@ -7,28 +7,31 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fvfast_dashboard.charts import HEIGHT
+from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
+LABELS = alt.Axis(labelLimit=240, labelOverlap=False)
 
 
-def ways(frame: pd.DataFrame, title: str) -> alt.LayerChart:
+def ways(frame: pd.DataFrame, title: str) -> Chart:
     """Bars of the median with a rule from p20 to p80: columns way, p20, p50, p80, and what else a tip should say.
 
     Bars of fvfast have the accent colour.
     """
     order = list(frame["way"])
     frame = frame.assign(ours=["fvfast" if str(way).startswith(OURS) else "others" for way in frame["way"]])
-    base = alt.Chart(frame).encode(y=alt.Y("way:N", sort=order, title=None, axis=alt.Axis(labelLimit=240)))
+    base = alt.Chart(frame).encode(
+        y=alt.Y("way:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False))
+    )
     tips = [alt.Tooltip("way:N"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("p20", "p50", "p80"))]
     tips += [alt.Tooltip(f"{name}:N") for name in frame.columns if name not in ("way", "p20", "p50", "p80", "ours")]
     bars = base.mark_bar(height={"band": 0.62}, cornerRadiusEnd=3).encode(
-        x=alt.X("p50:Q", title=title),
+        x=alt.X("p50:Q", title=title, axis=alt.Axis(tickCount=8)),
         color=alt.Color("ours:N", scale=alt.Scale(domain=["fvfast", "x", "y", "others"]), legend=None),
         tooltip=tips,
     )
-    rules = base.mark_rule(strokeWidth=2, opacity=0.8).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
-    return alt.layer(bars, rules).properties(height=max(110, 44 * len(frame)))
+    rules = base.mark_rule(strokeWidth=2.5, color=OCHRE).encode(x="p20:Q", x2="p80:Q", tooltip=tips)
+    return alt.layer(bars, rules).properties(height=44 * len(frame) + 60)
 
 
 def speed_frame(document: dict[str, Any]) -> pd.DataFrame:
@@ -104,7 +107,7 @@ def peers_frame(document: dict[str, Any], size: int, target: str, batch: int) ->
                 "p20": min(row["rounds"]),
                 "p50": row["steps_per_s"],
                 "p80": max(row["rounds"]),
-                "fvfast is": f"{ratio:.2f}x as fast" if ratio else "",
+                "fvfast-default is": f"{ratio:.2f}x as fast" if ratio else "",
                 "features/s": f"{row['features_per_s']:.3f}",
                 "peak MB": f"{row['peak_bytes'] / 1e6:.0f}",
                 "final objective": f"{row['objective']:.2f}",
@@ -113,7 +116,7 @@ def peers_frame(document: dict[str, Any], size: int, target: str, batch: int) ->
     return pd.DataFrame(sorted(found, key=lambda one: -one["p50"]))
 
 
-def distances(document: dict[str, Any]) -> alt.Chart:
+def distances(document: dict[str, Any]) -> Chart:
     """How far the kernels' trajectory is from the reference's, step by step, beside a rounding's."""
     frame = pd.DataFrame(document["rows"])
     names = {"kernels": "kernels", "rounding": "a rounding in the start"}
@@ -141,7 +144,7 @@ def distances(document: dict[str, Any]) -> alt.Chart:
     )
 
 
-def distribution(frame: pd.DataFrame, measure: str, title: str) -> alt.LayerChart:
+def distribution(frame: pd.DataFrame, measure: str, title: str) -> Chart:
     """Every render's value of a measure as a tick, with the median of each variant."""
     order = list(dict.fromkeys(frame["variant"]))
     base = alt.Chart(frame).encode(y=alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=200)))
@@ -152,4 +155,4 @@ def distribution(frame: pd.DataFrame, measure: str, title: str) -> alt.LayerChar
     medians = base.mark_point(filled=True, size=90).encode(
         x=alt.X(f"median({measure}):Q"), tooltip=["variant:N", alt.Tooltip(f"median({measure}):Q", format=".3f")]
     )
-    return alt.layer(ticks, medians).properties(height=max(120, 40 * len(order)))
+    return alt.layer(ticks, medians).properties(height=40 * len(order) + 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def title(text: str, lead: str = "") -> None:
     st.title(text, anchor=False)
     if lead:
         st.markdown(f":gray[{lead}]")
+
+
+def plain(text: str) -> str:
+    """Text from a store or a file, so that Streamlit's Markdown shows it as it is."""
+    return re.sub(r"([\\`*_\[\]$~<>|#])", r"\\\1", text)
 
 
 def problem(sentence: str) -> None:
@@ -66,12 +72,12 @@ def stamp(machine: dict[str, Any] | str | None, here: bool = False) -> None:
     st.caption(f":material/memory: Measured {'here: ' if here else 'on '}{machine}")
 
 
-def damaged_rows(listing: library.Listing) -> None:
+def damaged_rows(rows: library.Rows) -> None:
     """A warning where rows of the store cannot be read."""
-    if listing.damaged:
-        many = listing.damaged > 1
+    if rows.damaged:
+        many = rows.damaged > 1
         st.warning(
-            f"{listing.damaged} render{'s' if many else ''} of this store cannot be read and {'are' if many else 'is'} "
+            f"{rows.damaged} render{'s' if many else ''} of this store cannot be read and {'are' if many else 'is'} "
             f"left out: `fvfast store verify --store {settings.store_folder()}` tells more.",
             icon=":material/report:",
         )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fvfast.store import Entry
 
 SHOWN = 8  # images of a render that are shown on their way
-SIDE = 384  # pixels of a preview's longer side
+SIDE = 512  # pixels of a preview's longer side
 POINTS = 200  # of a curve
 INTERVAL_S = 0.4  # between previews of a dream
 PATIENCE_S = 3600.0  # for another process that writes to the store

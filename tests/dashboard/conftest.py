@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-NETS = Path(__file__).parent.parent / "fvfast"
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch, tmp_path):
-    """The sketched networks can be imported, here and in child processes; no settings of the machine's get in."""
+    """Small networks can be imported, here and in child processes; no settings of the machine's get in."""
     pytest.importorskip("streamlit", reason="needs streamlit: pip install 'fvfast[dashboard]'")
     from fvfast_dashboard import jobs
 
     for name in ("FVFAST_DASHBOARD_STORE", "FVFAST_DASHBOARD_RESULTS", "FVFAST_DASHBOARD_CODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", [str(NETS), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(HERE), str(HERE.parent / "fvfast"), *sys.path])
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     monkeypatch.chdir(tmp_path)
     yield

@@ -20,6 +20,7 @@ from fvfast.store import Store
 
 pytestmark = pytest.mark.browser
 
+HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--no-sandbox",
@@ -38,7 +39,9 @@ class Server:
 
     def __init__(self, *arguments):
         command = [sys.executable, "-m", "fvfast.cli", "dashboard", "--no-browser", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=asking.environment())
+        environment = asking.environment()
+        environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "fvfast"), environment["PYTHONPATH"]])
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
         self.said = [self.process.stderr.readline()]
         found = re.search(r"http://\S+?:(\d+)", self.said[0])
@@ -71,7 +74,9 @@ class Server:
     def memory(self):
         """Resident MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found
+        return int(found.group(1)) / 1024
 
     def end(self, number=signal.SIGINT):
         """The exit code after a signal."""
@@ -85,11 +90,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    nets = str(Path(__file__).parent.parent / "fvfast")
-    sys.path.insert(0, nets)
-    folder = tmp_path_factory.mktemp("served")
-    found = Server("--store", folder / "kept", "--port", 0, "--allow-code")
-    sys.path.remove(nets)
+    found = Server("--store", tmp_path_factory.mktemp("served") / "kept", "--port", 0, "--allow-code")
     yield found
     with contextlib.suppress(ProcessLookupError):
         found.end()
@@ -232,20 +233,20 @@ def until(condition, seconds=90):
 
 def test_a_feature_from_choice_to_comparison(server, context):
     page, _ = opened(context, server, "/render")
-    start(page, "sketch_nets:tiny", ["deep:3", "deep:4"], steps=400)
+    start(page, "own_nets:Slow", ["conv:1", "conv:2"], steps=120)
     page.get_by_test_id("stProgress").first.wait_for()
-    page.get_by_text(re.compile(r"\d+ of 800 steps")).first.wait_for()
+    page.get_by_text(re.compile(r"\d+ of 240 steps")).first.wait_for()
     page.get_by_text(re.compile(r"^step \d+$")).first.wait_for()  # the picture on its way
-    page.get_by_text(re.compile(r"^deep:3 · ")).first.wait_for()  # and when it is done
+    page.get_by_text(re.compile(r"^conv:1 · ")).first.wait_for()  # and when it is done
     keys = {entry.target: entry.key for entry in kept(server)}
-    assert set(keys) == {"deep:3", "deep:4"}
+    assert set(keys) == {"conv:1", "conv:2"}
     page.get_by_role("link", name="See it in the gallery").first.click()
     page.get_by_role("heading", level=1, name="Gallery").wait_for()
-    page.get_by_text("deep:4").first.wait_for()
-    feature, _ = opened(context, server, f"/feature?key={keys['deep:3']}")  # its link stays
-    feature.get_by_role("heading", name="deep:3").first.wait_for()
+    page.get_by_text("conv:2").first.wait_for()
+    feature, _ = opened(context, server, f"/feature?key={keys['conv:1']}")  # its link stays
+    feature.get_by_role("heading", name="conv:1").first.wait_for()
     feature.get_by_test_id("stImage").first.wait_for()
-    compare, _ = opened(context, server, f"/compare?a={keys['deep:3']}&b={keys['deep:4']}")
+    compare, _ = opened(context, server, f"/compare?a={keys['conv:1']}&b={keys['conv:2']}")
     compare.get_by_text("PSNR").first.wait_for()
     assert not compare.get_by_test_id("stException").count()
 
@@ -253,7 +254,7 @@ def test_a_feature_from_choice_to_comparison(server, context):
 def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server, context, browser):
     before = len(kept(server))
     page, alone = opened(context, server, "/render")
-    start(page, "sketch_nets:tiny", ["deep:5"], size=64, steps=3000)
+    start(page, "own_nets:Slow", ["conv:2"], size=64, steps=3000)
     page.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()
     page.close()
     with contextlib.closing(browser.new_context()) as other:
@@ -263,7 +264,7 @@ def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server
         assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
         second.get_by_role("button", name="Cancel").first.click()
         entries = until(lambda: len(kept(server)) > before and kept(server))
-    (entry,) = [e for e in entries if e.target == "deep:5"]
+    (entry,) = [e for e in entries if e.size == 64]
     assert 0 < entry.steps < 3000
     print(f"page: {alone:.2f} s alone, {beside:.2f} s beside a render")
 
@@ -277,7 +278,7 @@ def test_twenty_reruns_leave_memory_flat(server, context):
             page.get_by_text(re.compile(rf"--steps {100 + at}\b")).first.wait_for()
 
     page.get_by_text("The same on the command line and in Python").click()
-    rerun(10)  # what is imported and kept at first
+    rerun(5)  # what is imported and kept at first
     before = server.memory()
     rerun(20)
     grown = server.memory() - before
@@ -297,12 +298,9 @@ def test_a_photograph_is_dreamt_over(server, context, tmp_path):
 
 
 def test_ctrl_c_ends_the_server_and_its_worker_with_what_there_is(tmp_path, context):
-    nets = str(Path(__file__).parent.parent / "fvfast")
-    sys.path.insert(0, nets)
     found = Server("--store", tmp_path / "kept", "--port", 0, "--allow-code")
-    sys.path.remove(nets)
     page, _ = opened(context, found, "/render")
-    start(page, "sketch_nets:Slow", ["conv:1"], steps=5000)
+    start(page, "own_nets:Slow", ["conv:1"], steps=5000)
     page.get_by_text(re.compile(r"\d+ of 5000 steps")).first.wait_for()
     tasks = Path(f"/proc/{found.process.pid}/task").glob("*/children")
     children = [child for task in tasks for child in task.read_text().split()]

@@ -49,14 +49,12 @@ def alive(pid):
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_one_worker_for_a_render_a_mistake_a_crash_and_a_cancelled_job(desk, tmp_path, monkeypatch):
+def test_one_worker_for_a_render_a_mistake_a_crash_and_a_cancelled_job(desk, tmp_path):
     """In one test, since each worker takes seconds to import torch."""
-    marker = tmp_path / "marker"
-    monkeypatch.setenv("SKETCH_NETS_MARKER", str(marker))
     good = desk.submit(request("deep:3", "deep", steps=30), code=True)
     wrong = desk.submit(request("deep:99"), code=True)
-    deadly = desk.submit(request("deep:3", steps=400, model="sketch_nets:Mortal"), code=True)
-    slow = desk.submit(request("conv:1", "conv:2", steps=1000, model="sketch_nets:Slow"), code=True)
+    deadly = desk.submit(request("conv:3", steps=400, model="own_nets:Mortal"), code=True)
+    slow = desk.submit(request("conv:1", "conv:2", steps=1000, model="own_nets:Slow"), code=True)
     waiting = desk.submit(request(), code=True)
     assert [job.number for job in desk.jobs()] == [5, 4, 3, 2, 1]
 
@@ -134,7 +132,7 @@ from pathlib import Path
 from fvfast_dashboard.asking import RenderRequest
 from fvfast_dashboard.jobs import Desk
 desk = Desk(Path(sys.argv[1]))
-job = desk.submit(RenderRequest("sketch_nets:Slow", ("conv:1",), size=32, steps=20000), code=True)
+job = desk.submit(RenderRequest("own_nets:Slow", ("conv:1",), size=32, steps=20000), code=True)
 while desk.job(job.number).done < 2:
     time.sleep(0.05)
 print(desk._worker._process.pid, flush=True)
@@ -166,7 +164,7 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.3)
     desk = Desk(tmp_path / "kept", [sys.executable, "-c", STUBBORN])
     job = desk.submit(request(), code=True)
-    until(lambda: desk.job(job.number).state == "running", "it runs")
+    until(lambda: desk.busy(), "it runs")
     worker = desk._worker
     assert worker is not None
     desk.cancel(job.number)

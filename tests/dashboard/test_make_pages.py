@@ -127,7 +127,7 @@ def test_a_render_from_start_to_picture(full, tmp_path):
     (tmp_path / "go").touch()
     until(session, lambda s: "finished" in texts(s))
     assert not session.get("progress")
-    assert len(session.get("imgs")) == 2
+    assert len(session.get("image")) == 2
     links = {link.proto.query_string for link in session.get("page_link") if "key=" in link.proto.query_string}
     assert {f"key={made(n).entry.key}" for n in (0, 2)} <= links
 

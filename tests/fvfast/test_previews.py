@@ -2,6 +2,7 @@
 
 import time
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from fvfast.previews import Preview, Watch
 
 def test_previews_are_of_the_image_that_comes_of_it(tiny):
     seen: list[Preview] = []
-    options = {"size": 32, "steps": 6, "threads": 1}
+    options: dict[str, Any] = {"size": 32, "steps": 6, "threads": 1}
     plain = fvfast.render(tiny, ["deep:1", "deep:2"], every=1, **options)
 
     def slowly(preview: Preview) -> None:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
+from streamlit.components.v2 import component
 
 _HERE = Path(__file__).parent
 
 
 def _component(name: str) -> Any:
     html, css, js = ((_HERE / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
-    return st.components.v2.component(f"fvfast_{name}", html=html, css=css, js=js)
+    return component(f"fvfast_{name}", html=html, css=css, js=js)
 
 
 _grid, _wipe = _component("grid"), _component("wipe")

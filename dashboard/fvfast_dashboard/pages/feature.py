@@ -50,7 +50,7 @@ def _head(store: Store, entry: Entry) -> None:
     before, after = library.beside(store, entry)
     title, previous, following = st.columns([6, 1, 1], vertical_alignment="bottom")
     with title:
-        widgets.title(entry.target)
+        widgets.title(widgets.plain(entry.target))
     for place, other, label, icon in (
         (previous, before, "Previous", ":material/arrow_back:"),
         (following, after, "Next", ":material/arrow_forward:"),
@@ -60,7 +60,7 @@ def _head(store: Store, entry: Entry) -> None:
             navigation.go("feature", key=other.key)
     facts = [entry.model, f"{entry.recipe.get('name', '?')} recipe", f"seed {entry.seed}", f"{entry.steps} steps"]
     facts += [f"{entry.size} px", f"{entry.path} path", entry.dtype, entry.created[:10]]
-    st.markdown(f":gray[{' · '.join(facts)}]")
+    st.markdown(f":gray[{widgets.plain(' · '.join(facts))}]")
 
 
 def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
@@ -101,14 +101,15 @@ def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
 
 
 def _figures(entry: Entry) -> None:
-    start, end, seconds = st.columns(3)
     gain = entry.objective_end - entry.objective_start
-    end.metric("Objective", figure(entry.objective_end), f"{gain:+.2f}" if math.isfinite(gain) else None)
-    start.metric("At the start", figure(entry.objective_start))
     rate = f"{entry.steps / entry.seconds:.0f} steps/s" if entry.seconds else None
-    seconds.metric("Seconds", f"{entry.seconds:.1f}", rate, delta_color="off", delta_arrow="off")
+    with st.container(horizontal=True, gap="large"):
+        st.metric("At the start", figure(entry.objective_start), width="content")
+        change = f"{gain:+.2f}" if math.isfinite(gain) else None
+        st.metric("Objective", figure(entry.objective_end), change, width="content")
+        st.metric("Seconds", f"{entry.seconds:.1f}", rate, delta_color="off", delta_arrow="off", width="content")
     if entry.note:
-        st.info(entry.note, icon=":material/info:")
+        st.info(widgets.plain(entry.note), icon=":material/info:")
 
 
 def _history(trace: Trace | None, step: int | None) -> None:
@@ -158,7 +159,7 @@ def _evidence(store: Store, entry: Entry) -> None:
             for example in examples:
                 picture = library.picture(store, example.image)
                 if picture:
-                    st.image(picture, caption=figure(example.activation), width=128)
+                    st.image(picture, caption=figure(example.activation), width=104)
     if neighbours:
         _neighbours(store, entry, neighbours)
 

@@ -60,7 +60,7 @@ def _filters(store: Store) -> Query:
         model=None if model == ALL else model,
         layer=None if layer == ALL else layer,
         recipe=tuple(recipes) or None,
-        text=text.strip() or None,
+        text=(text or "").strip() or None,
     )
     left, right = st.columns([2.6, 2.4], vertical_alignment="bottom")
     with left:

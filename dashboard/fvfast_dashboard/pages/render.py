@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fvfast.errors import FvfastError
+from fvfast.store import Store
 from fvfast.tables import figure
 from fvfast_dashboard import asking, catalogue, jobs, library, live, navigation, settings, widgets
 from fvfast_dashboard.asking import RenderRequest
@@ -168,21 +169,26 @@ def _ended(job: Job) -> None:
     keys, targets, objectives = job.keys, job.targets, job.objectives
     if store is None:
         return
-    pictures, curve = st.columns([1, 1], gap="medium")
-    columns = pictures.columns(min(len(keys), live.IN_A_ROW)) if len(keys) > 1 else [pictures]
-    for at, (key, target, objective) in enumerate(zip(keys, targets, objectives, strict=True)):
-        column = columns[at % len(columns)]
-        try:
-            picture = library.picture(store, library.find(store, key).image)
-        except FvfastError:
-            continue
-        if picture:
-            caption = target if objective is None else f"{target} · {figure(objective)}"
-            column.image(picture, caption=caption, width="stretch")
-        with column:
-            navigation.link("feature", "Open", icon=":material/open_in_new:", key=key)
-    with curve:
+    cells, rest = live.cells_for(len(keys))
+    for cell, key, target, objective in zip(cells, keys, targets, objectives, strict=True):
+        with cell:
+            _kept(store, key, target if objective is None else f"{target} · {figure(objective)}")
+    with rest:
         live.chart(job)
-        if len(keys) > 1:
-            navigation.link("compare", "Compare", icon=":material/compare:", a=keys[0], b=keys[1])
-        navigation.link("gallery", "See it in the gallery", icon=":material/grid_view:")
+        with st.container(horizontal=True):
+            navigation.link("gallery", "See it in the gallery", icon=":material/grid_view:")
+            if len(keys) > 1:
+                navigation.link("compare", "Compare", icon=":material/compare:", a=keys[0], b=keys[1])
+
+
+def _kept(store: Store, key: str, caption: str) -> None:
+    """One image of the store, with its link."""
+    try:
+        picture = library.picture(store, library.find(store, key).image)
+    except FvfastError:
+        picture = None
+    if picture is None:
+        st.caption(f"{caption}: it is not in the store any more.")
+        return
+    st.image(picture, caption=caption, width="stretch")
+    navigation.link("feature", "Open", icon=":material/open_in_new:", key=key)

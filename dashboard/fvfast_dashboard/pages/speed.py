@@ -65,13 +65,11 @@ def _here() -> None:
     left, right = st.columns([1, 1.7], gap="large")
     with left:
         for way, ratio in (document["ratios"] or {}).items():
-            st.metric(way.capitalize(), f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
+            st.metric(way, f"{ratio:.2f}×", help="How many times as fast as the lucent-style loop.")
         if document["ratios"] is None:
             st.warning("The check of the results failed: no ratio is given.", icon=":material/gpp_bad:")
     with right:
-        charts.show(
-            speedcharts.ways(speedcharts.speed_frame(document), "milliseconds a step of one image (p20 to p80)")
-        )
+        charts.show(speedcharts.ways(speedcharts.speed_frame(document), "ms a step of one image (p20 to p80)"))
     st.caption(
         f"{document['model']} {document['layer']}, {document['size']} px, float32, {document['rounds']} interleaved "
         f"rounds. Objective and gradient were checked against the unmodified network in the same run."
@@ -113,7 +111,7 @@ def _peers() -> None:
         "Task", cells, format_func=lambda c: f"{c[1]}, {c[0]} px, {c[2]} image{'s' if c[2] > 1 else ''} a step"
     )
     frame = speedcharts.peers_frame(document, *cell)
-    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round; the more, the better)"))
+    charts.show(speedcharts.ways(frame, "steps a second (slowest to fastest round)"))
     shown = frame.rename(columns={"way": "renderer", "p50": "steps/s"}).drop(columns=["p20", "p80"])
     st.dataframe(
         shown, hide_index=True, width="stretch", column_config={"steps/s": st.column_config.NumberColumn(format="%.1f")}
@@ -152,7 +150,7 @@ def _kernels(report: dict[str, Any]) -> None:
         size, batch = st.selectbox("Images", cells, format_func=lambda c: f"{c[0]} px, batch {c[1]}")
         frame = speedcharts.kernel_frame(report, size, batch)
         charts.show(speedcharts.ways(frame, "milliseconds (p20 to p80)"))
-        if (frame["result"] == "WRONG").any():
+        if "WRONG" in set(frame["result"]):
             st.warning("A path gave a wrong result: its time says nothing.", icon=":material/gpp_bad:")
     with right:
         st.markdown("**Roofline: how near the kernels come to the speed of a copy**")
@@ -204,10 +202,11 @@ def _trajectories() -> None:
         for name, value in document["final objective"].items():
             st.metric(f"Final objective, {name}", f"{value:.3f}")
     case = document["case"]
-    kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(document.get("kernels"), "")
+    kernels = {"interpreted": "in Triton's interpreter", "compiled": "on a GPU"}.get(str(document.get("kernels")), "")
     st.caption(
         f"Medians over {case['batch']} images of {case['size']} px, {case['model']} {case['layer']}, float32, kernels "
-        f"{kernels}. A rounding grows just as fast: Adam divides every gradient by its own size."
+        f"{kernels}. Adam divides every gradient by its own size, so that any rounding grows: the other line is the "
+        "reference path against itself, begun a rounding apart."
     )
     widgets.stamp(document.get("machine"))
 
@@ -236,7 +235,7 @@ def _pairs() -> None:
             if picture:
                 place.image(picture, caption=f"{side.path}, {side.dtype}", width="stretch")
         with words:
-            st.markdown(f"**{a.target}**, {a.recipe.get('name')}, seed {a.seed}")
+            st.markdown(f"**{widgets.plain(a.target)}**, {widgets.plain(str(a.recipe.get('name')))}, seed {a.seed}")
             st.markdown(f"RMS difference {rms:.3f}; objectives {a.objective_end:.3f} and {b.objective_end:.3f}")
             navigation.link("compare", "Compare", icon=":material/compare:", a=a.key, b=b.key)
 
@@ -269,9 +268,8 @@ def _recipes() -> None:
     measures = [c for c in frame.columns if c not in ("seed", "size") and pd.api.types.is_numeric_dtype(frame[c])]
     if not measures or "variant" not in frame:
         raise KeyError("variant")
-    measure = st.selectbox(
-        "Measure", measures, format_func=lambda name: WIDE_MEASURES.get(name, name.replace("_", " "))
-    )
-    charts.show(speedcharts.distribution(frame, measure, WIDE_MEASURES.get(measure, measure.replace("_", " "))))
+    names = {name: WIDE_MEASURES.get(name, name.replace("_", " ")) for name in map(str, measures)}
+    measure = st.selectbox("Measure", list(names), format_func=names.__getitem__)
+    charts.show(speedcharts.distribution(frame, measure, names[measure]))
     st.caption("A tick is a render, a dot the recipe's median.")
     widgets.stamp(document.get("machine"))

@@ -1,0 +1,46 @@
+"""Networks that run as they are written, at every step: with a gradient of their own, no recording replaces them."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+
+class _OwnGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients[0] * 1.5
+
+
+class Slow(nn.Module):
+    """Takes its time, so that there is something to watch and to interrupt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        time.sleep(0.03)
+        return self.conv(_OwnGradient.apply(x))
+
+
+class Mortal(nn.Module):
+    """Kills the process that it runs in, at its 40th look at an image with a gradient."""
+
+    looks = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        Mortal.looks += x.requires_grad
+        if Mortal.looks == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.conv(_OwnGradient.apply(x))
