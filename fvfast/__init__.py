@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fvfast.activation_atlases import ActivationAtlas as ActivationAtlas
+    from fvfast.activation_atlases import activation_atlas as activation_atlas
     from fvfast.atlases import AtlasProgress as AtlasProgress
     from fvfast.atlases import AtlasResult as AtlasResult
     from fvfast.atlases import atlas as atlas
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # Importing torch takes seconds; `fvfast --help` should not.
 _HOMES = {
+    "ActivationAtlas": "activation_atlases",
+    "activation_atlas": "activation_atlases",
     "AtlasProgress": "atlases",
     "AtlasResult": "atlases",
     "atlas": "atlases",
@@ -57,6 +61,7 @@ _HOMES = {
 }
 __all__ = [
     "RECIPES",
+    "ActivationAtlas",
     "AtlasProgress",
     "AtlasResult",
     "Dream",
@@ -70,6 +75,7 @@ __all__ = [
     "Render",
     "Store",
     "Views",
+    "activation_atlas",
     "atlas",
     "dream",
     "load",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast import cli_store
+from fvfast.cli_activations import activation_atlas
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.errors import FvfastError
@@ -324,6 +325,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(atlas)
 app.command()(examples)
+app.command()(activation_atlas)
 app.add_typer(cli_store.app, name="store")
 
 

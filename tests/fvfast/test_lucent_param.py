@@ -55,7 +55,7 @@ def test_pixels_and_colours_are_lucents():
     np.testing.assert_allclose(image_f().detach().numpy(), 1 / (1 + np.exp(-mixed)), atol=1e-6)
     (pixels,), image_f = param.image(6, fft=False, sd=2, decorrelate=False)
     torch.testing.assert_close(image_f(), torch.sigmoid(pixels))
-    (grey,), image_f = param.image(6, fft=False, channels=1)
+    _, image_f = param.image(6, fft=False, channels=1)
     assert image_f().shape == (1, 1, 6, 6)
     np.testing.assert_allclose(param.color_correlation_normalized, COLOUR, atol=1e-6)
 
