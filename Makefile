@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# `make gpu` measures what only an NVIDIA GPU can tell.
-.PHONY: demo test gpu lint types format clean
+# `make gpu` measures what only an NVIDIA GPU can tell. `make docs` builds the documentation site into site/.
+.PHONY: demo test gpu docs lint types format clean
 
 demo: .venv/base
 	$(BIN)/fvfast render --out renders
@@ -13,6 +13,10 @@ test: lint types
 
 gpu: .venv/dev
 	$(BIN)/python -m bench.gpu_report
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -31,6 +35,10 @@ clean:
 .venv/base: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/docs: .venv/base pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv/dev: .venv/base pyproject.toml
