@@ -1,6 +1,6 @@
 """docs/images/showcase.webp: what `fvfast render` makes with no arguments.
 
-    python -m bench.showcase
+python -m bench.showcase
 """
 
 from __future__ import annotations

@@ -119,9 +119,9 @@ def test_a_sum_is_a_sum():
 def test_an_objective_does_not_multiply_with_another():
     a = objectives.channel("maps", 0)
     with pytest.raises(TypeError, match="multiply by int or float"):
-        a * a  # pyright: ignore[reportOperatorIssue]
+        _ = a * a  # pyright: ignore[reportOperatorIssue]
     with pytest.raises(TypeError, match="divide by int or float"):
-        a / "2"  # pyright: ignore[reportOperatorIssue]
+        _ = a / "2"  # pyright: ignore[reportOperatorIssue]
 
 
 def test_an_objective_says_what_it_is():

@@ -3,6 +3,7 @@
 import copy
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,9 +16,10 @@ from fvfast import FvfastError
 from fvfast.compat.lucent import objectives, param, render, transform
 from fvfast.compat.lucent.misc import io
 from fvfast.compat.lucent.optvis import render as optvis_render
+from fvfast.compat.lucent.optvis.param.spatial import fft_image
 from fvfast.compat.lucent.paths import Engine, General, SlowPath
 
-QUIET = {"progress": False, "show_image": False}
+QUIET: dict[str, Any] = {"progress": False, "show_image": False}
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -47,7 +49,7 @@ def seen(monkeypatch) -> list[PIL.Image.Image]:
     return shown
 
 
-def small(**options):
+def small(**options: Any) -> dict[str, Any]:
     """Transforms and sizes for networks that are tested at a few pixels."""
     return {**QUIET, "transforms": [], "fixed_image_size": 24, **options}
 
@@ -133,7 +135,7 @@ def test_lucents_examples_run_unchanged_but_for_the_import(name, googlenet, seen
 def test_the_package_has_lucents_shape():
     lucent = fvfast.compat.lucent
     assert lucent.optvis.render is lucent.render
-    assert lucent.optvis.param.spatial.fft_image is param.fft_image
+    assert fft_image is param.fft_image
     assert lucent.modelzoo.util.get_model_layers(nn.Sequential(nn.Sequential(nn.ReLU()))) == ["0", "0_0"]
     assert lucent.modelzoo.util.get_model_layers(nn.Sequential(nn.ReLU()), True) == {"0": "ReLU()"}
     with pytest.raises(FvfastError, match="googlenet, where mixed4a is called inception4a"):

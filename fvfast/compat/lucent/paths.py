@@ -136,7 +136,7 @@ class General:
 
     def advance(self, count: int) -> None:
         for _ in range(count):
-            self.optimizer.step(self._closure)  # pyright: ignore[reportCallIssue] (torch's own closures give tensors)
+            self.optimizer.step(self._closure)  # pyright: ignore[reportArgumentType] (torch's own closures give tensors)
 
     def _closure(self) -> Tensor:
         self.optimizer.zero_grad()
