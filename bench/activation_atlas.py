@@ -2,7 +2,8 @@
 
     python -m bench.activation_atlas [--grid 16] [--crops 150]
 
-Makes docs/images/activation-atlas.webp and the figures in docs/activation-atlas.md. Both libraries are only looked through for their photographs; their code is not run.
+Makes docs/images/activation-atlas.webp and the figures in docs/activation-atlas.md. Both libraries are only looked
+through for their photographs; their code is not run.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Activation atlases: what is sampled, where it lies, what is rendered of it, and that a run goes on."""
 
+import importlib.machinery
 import json
 import sys
 import types
@@ -222,7 +223,9 @@ def test_umap_gets_the_atlas_papers_settings(monkeypatch):
         def fit_transform(self, values):
             return values[:, :2]
 
-    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    module = types.ModuleType("umap")
+    module.__dict__.update(UMAP=UMAP, __spec__=importlib.machinery.ModuleSpec("umap", None))
+    monkeypatch.setitem(sys.modules, "umap", module)
     values = torch.rand(12, 5, generator=torch.Generator().manual_seed(0))
     flat = layouts.reduce(values, "umap", 7)
     assert asked == {"n_components": 2, "n_neighbors": 11, "min_dist": 0.01, "metric": "cosine", "random_state": 7}
@@ -325,7 +328,7 @@ def test_unreadable_images_are_named_and_left_out(cli, pictures, tmp_path):
         (("deep", "pictures", "--positions", 0), "--positions must be 1 or more, not 0"),
         (("deep", "pictures", "--least", 0), "--least must be 1 or more"),
         (("deep", "pictures", "--least", 20, "--reduce", "pca"), "no cell of the map holds 20 vectors"),
-        (("deep", "pictures", "--reduce", "ucap"), "unknown reduction 'ucap' (did you mean umap?)"),
+        (("deep", "pictures", "--reduce", "umep"), "unknown reduction 'umep' (did you mean umap?)"),
         (("deep", "pictures", "--size", 5), "size must be 16 to 1024 px, not 5"),
         (("deep", "three", "--reduce", "pca"), "3 activation vectors are too few for a map"),
     ],
