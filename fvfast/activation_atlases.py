@@ -110,30 +110,9 @@ def activation_atlas(
     size = canvas_size(None, size, loaded)
     files.writable(target, make=True)
     atlas = ActivationAtlas(target / "atlas.png", target / "atlas.json")
-
-    module = pristine(loaded.module, where)
-    view, known = layers.input_size(module, loaded.size, loaded.size, loaded.name)
-    described = layers.find(known, layer, loaded.name)
     digest = weights_digest(loaded)
-    names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
-    with Tap(module, known, names) as tap:
-        look = Look(tap, described, loaded, where, view)
-        sampling.check(positions, average, look)
-        key = sampling.key_of(
-            folder, paths, weights=digest, layer=layer, view=view, positions=positions, average=average, seed=seed
-        )
-        found = sampling.collect(
-            look,
-            folder,
-            paths,
-            positions=positions,
-            average=average,
-            seed=seed,
-            key=key,
-            keep=target / "vectors.safetensors",
-            progress=lambda done, total: tell("images", done, total),
-            stop=stopped,
-        )
+
+    found = _look(loaded, digest, layer, folder, paths, where, target, positions, average, seed, tell, stopped)
     atlas.vectors, atlas.failures = found, list(found.failures)
     if stopped():
         atlas.interrupted = True
@@ -162,6 +141,44 @@ def activation_atlas(
     with files.whole(atlas.document) as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())
     return atlas
+
+
+def _look(
+    loaded: Model,
+    digest: str,
+    layer: str,
+    folder: Path,
+    paths: Sequence[Path],
+    device: torch.device,
+    target: Path,
+    positions: int,
+    average: bool,
+    seed: int,
+    tell: Callable[[str, float, int], None],
+    stopped: Callable[[], bool],
+) -> Vectors:
+    """The activations of the images, and what the network makes of each."""
+    module = pristine(loaded.module, device)
+    view, known = layers.input_size(module, loaded.size, loaded.size, loaded.name)
+    described = layers.find(known, layer, loaded.name)
+    names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
+    settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}
+    settings |= {"mean": loaded.mean, "std": loaded.std}
+    with Tap(module, known, names) as tap:
+        look = Look(tap, described, loaded, device, view)
+        sampling.check(positions, average, look)
+        return sampling.collect(
+            look,
+            folder,
+            paths,
+            positions=positions,
+            average=average,
+            seed=seed,
+            key=sampling.key_of(folder, paths, weights=digest, **settings),
+            keep=target / "vectors.safetensors",
+            progress=lambda done, total: tell("images", done, total),
+            stop=stopped,
+        )
 
 
 def _check(grid: int, least: int, reduce: str, power: float) -> None:

@@ -68,6 +68,19 @@ def site(tmp_path_factory) -> Path:
     return out
 
 
+def test_the_menu_has_every_page_once():
+    yaml = pytest.importorskip("yaml")
+
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
+
+    listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    there = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    assert sorted(listed) == sorted(there), "add the page to `nav` in mkdocs.yml"
+
+
 def test_the_site_leads_to_ones_own_model_in_two_clicks(site):
     front = Page(site / "index.html")
     (way,) = {link for text, link in front.links.items() if "your own model" in text}

@@ -135,11 +135,12 @@ def neuron(layer: str, n_channel: int, x: int | None = None, y: int | None = Non
 @wrap_objective()
 def channel_weight(layer: str, weight: Tensor, batch: int | None = None) -> Function:
     """Mean of all channels times their weights [C]."""
+    along = _Along(weight, layer)
 
     @handle_batch(batch)
     def loss(model: T) -> Tensor:
         maps = model(layer)
-        return -(maps * _vector(weight, maps, layer)).mean()
+        return -(maps * along(maps)).mean()
 
     return loss
 
@@ -149,11 +150,12 @@ def neuron_weight(
     layer: str, weight: Tensor | None, x: int | None = None, y: int | None = None, batch: int | None = None
 ) -> Function:
     """Mean of all channels at one position, times their weights [C] if there are any."""
+    along = None if weight is None else _Along(weight, layer)
 
     @handle_batch(batch)
     def loss(model: T) -> Tensor:
         maps = _position(model(layer), layer, x, y)
-        return -(maps if weight is None else maps * _vector(weight, maps, layer)).mean()
+        return -(maps if along is None else maps * along(maps)).mean()
 
     return loss
 
@@ -169,11 +171,12 @@ def localgroup_weight(
     batch: int | None = None,
 ) -> Function:
     """Mean of all channels over wx columns from x and wy rows from y, times their weights [C] if there are any."""
+    along = None if weight is None else _Along(weight, layer)
 
     @handle_batch(batch)
     def loss(model: T) -> Tensor:
         maps = _position(model(layer), layer, x, y, wx, wy)
-        return -(maps if weight is None else maps * _vector(weight, maps, layer)).mean()
+        return -(maps if along is None else maps * along(maps)).mean()
 
     return loss
 
@@ -181,11 +184,12 @@ def localgroup_weight(
 @wrap_objective()
 def direction(layer: str, direction: Tensor, batch: int | None = None) -> Function:
     """Mean cosine of the activations with a vector [C]."""
+    along = _Along(direction, layer)
 
     @handle_batch(batch)
     def loss(model: T) -> Tensor:
         maps = model(layer)
-        return -F.cosine_similarity(_vector(direction, maps, layer), maps, dim=1).mean()
+        return -F.cosine_similarity(along(maps), maps, dim=1).mean()
 
     return loss
 
@@ -195,11 +199,12 @@ def direction_neuron(
     layer: str, direction: Tensor, x: int | None = None, y: int | None = None, batch: int | None = None
 ) -> Function:
     """Cosine of the activation at column x and row y with a vector [C]; by default in the middle."""
+    along = _Along(direction, layer)
 
     @handle_batch(batch)
     def loss(model: T) -> Tensor:
         maps = _position(model(layer), layer, x, y)
-        return -F.cosine_similarity(_vector(direction, maps, layer), maps, dim=1).mean()
+        return -F.cosine_similarity(along(maps), maps, dim=1).mean()
 
     return loss
 
@@ -304,8 +309,16 @@ def _position(maps: Tensor, layer: str, x: int | None, y: int | None, wx: int = 
     return maps[:, :, y : y + wy, x : x + wx]
 
 
-def _vector(values: Tensor, maps: Tensor, layer: str) -> Tensor:
+class _Along:
     """A vector [C], laid along the channels of maps [B, C, ...]."""
-    if math.prod(values.shape) != maps.shape[1]:
-        raise FvfastError(f"{layer} has {maps.shape[1]} channels; the vector has shape {tuple(values.shape)}")
-    return values.to(maps).reshape(1, -1, *[1] * (maps.dim() - 2))
+
+    def __init__(self, values: Tensor, layer: str) -> None:
+        self.values, self.layer = torch.as_tensor(values), layer
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        if math.prod(self.values.shape) != maps.shape[1]:
+            shape = tuple(self.values.shape)
+            raise FvfastError(f"{self.layer} has {maps.shape[1]} channels; the vector has shape {shape}")
+        # Kept where it was brought: a copy from the host cannot be part of a CUDA graph.
+        self.values = self.values.to(maps)
+        return self.values.reshape(1, -1, *[1] * (maps.dim() - 2))
