@@ -1,6 +1,6 @@
 """An activation atlas of the bundled network, over crops of the photographs that scikit-image and scikit-learn bring.
 
-    python -m bench.activation_atlas [--grid 16] [--crops 150]
+    python -m bench.activation_atlas [--grid 8] [--crops 100] [--size 96] [--steps 48]
 
 Makes docs/images/activation-atlas.webp and the figures in docs/activation-atlas.md. Both libraries are only looked
 through for their photographs; their code is not run.
@@ -64,8 +64,10 @@ def crops(folder: Path, count: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", type=int, default=16)
-    parser.add_argument("--crops", type=int, default=150, help="of each photograph")
+    parser.add_argument("--grid", type=int, default=8)
+    parser.add_argument("--crops", type=int, default=100, help="of each photograph")
+    parser.add_argument("--size", type=int, default=96, help="of an icon, px")
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--out", type=Path, help="a folder in which an interrupted run is gone on with")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,12 +77,17 @@ def main() -> None:
             folder.mkdir(parents=True)
             crops(folder, chosen.crops)
         atlas = fvfast.activation_atlas(
-            "efficientnet_lite0", LAYER, folder, out=work / "atlas", grid=chosen.grid, progress=tell
+            "efficientnet_lite0",
+            LAYER,
+            folder,
+            out=work / "atlas",
+            grid=chosen.grid,
+            size=chosen.size,
+            steps=chosen.steps,
+            progress=tell,
         )
         with PIL.Image.open(atlas.picture) as picture:
-            scale = 1400 / picture.width
-            small = picture.resize((1400, round(picture.height * scale)), PIL.Image.Resampling.LANCZOS)
-        small.save(DOCS / "images" / "activation-atlas.webp", quality=82)
+            picture.save(DOCS / "images" / "activation-atlas.webp", quality=85)
     assert atlas.vectors is not None
     row = [
         len(atlas.vectors.names),
