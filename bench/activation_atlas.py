@@ -89,16 +89,9 @@ def main() -> None:
         with PIL.Image.open(atlas.picture) as picture:
             picture.save(DOCS / "images" / "activation-atlas.webp", quality=85)
     assert atlas.vectors is not None
-    row = [
-        len(atlas.vectors.names),
-        len(atlas.vectors.values),
-        len(atlas.cells),
-        f"{atlas.seconds:.0f}" if not atlas.skipped else "in parts",
-    ]
-    header = ["images", "activations", "cells", "s"]
-    write_block(
-        DOCS / "activation-atlas.md", "atlas", f"{table(header, [[str(v) for v in row]])}\n\nMeasured on {stamp()}."
-    )
+    row = [str(len(found)) for found in (atlas.vectors.names, atlas.vectors.values, atlas.cells)]
+    text = table(["images", "activations", "cells"], [row])
+    write_block(DOCS / "activation-atlas.md", "atlas", f"{text}\n\nMade on {stamp()}.")
 
 
 def tell(what: str, done: float, total: int) -> None:
