@@ -17,10 +17,10 @@ import fvfast
 from bench.report import DOCS, stamp, table, write_block
 from fvfast import files, generators, photographs, quality
 from fvfast.expressions import Context
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.optimize import layers_of
 from fvfast.result import Render
-from fvfast.session import Job
 
 FACES = "generator:dcgan-faces"
 TARGETS = ["_blocks.4:1", "_blocks.10:9", "_blocks.12:7", "logits:goldfish", "logits:daisy", "logits:wig"]
@@ -144,7 +144,8 @@ def _beside(pictures: list[PIL.Image.Image], width: int = 600) -> PIL.Image.Imag
     return page
 
 
-def _photograph(given: Path | None) -> Path:
+def find_photograph(given: Path | None) -> Path:
+    """The photograph that was named, or scikit-image's cat."""
     if given is not None:
         return given
     spec = importlib.util.find_spec("skimage")
@@ -156,7 +157,7 @@ def _photograph(given: Path | None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path, help="the photograph to dream over (default: scikit-image's cat)")
-    photo = _photograph(parser.parse_args().photo)
+    photo = find_photograph(parser.parse_args().photo)
     document = DOCS / "classics.md"
     write_block(document, "dream", f"{dreams(photo)}\n\nMeasured on {stamp()}.")
     write_block(document, "ways", f"{side_by_side()}\n\nMeasured on {stamp()}.")

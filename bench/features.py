@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch import Tensor
 
 import fvfast
 from bench.report import DOCS, stamp, table, write_block
 from fvfast import files, quality
 from fvfast.expressions import Context
-from fvfast.images import COLOUR, envelope
+from fvfast.judging import noise_images
 from fvfast.layers import Tap
 from fvfast.optimize import layers_of
 from fvfast.session import Job
@@ -24,18 +23,6 @@ from fvfast.session import Job
 SIZE = 224
 # Four channels at each of six depths; the first four, so none is chosen for its looks.
 TARGETS = [f"_blocks.{block}:{channel}" for block in (2, 4, 6, 8, 10, 12) for channel in range(4)]
-
-
-def noise_images(count: int, seed: int = 0) -> Tensor:
-    """Images with random phases and amplitude 1/f, [count, 3, H, W] in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
-    spectrum = torch.randn(count, 3, 2, SIZE, SIZE // 2 + 1, generator=generator) * envelope("lucid", SIZE, SIZE, 1.0)
-    field = torch.fft.irfft2(torch.complex(spectrum[:, :, 0], spectrum[:, :, 1]), s=(SIZE, SIZE), norm="ortho")
-    field = torch.einsum("oc,bchw->bohw", COLOUR, field)
-    field = field / field.std((1, 2, 3), keepdim=True)
-    # A sigmoid's slope is 1/4 at its centre: deviations of 0.08 to 1.5 become contrasts of about 0.02 to 0.3.
-    spread = torch.logspace(-1.1, 0.18, count)[torch.randperm(count, generator=generator)]
-    return torch.sigmoid(field * spread[:, None, None, None])
 
 
 def best_of_noise(count: int) -> list[float]:
@@ -46,7 +33,7 @@ def best_of_noise(count: int) -> list[float]:
     best = torch.full((len(objectives),), float("-inf"))
     with Tap(job.module, job.layers, layers_of(objectives)) as tap, torch.no_grad():
         for start in range(0, count, 50):
-            seen = (noise_images(min(50, count - start), seed=start) - mean) / std
+            seen = (noise_images(min(50, count - start), SIZE, seed=start) - mean) / std
             context = Context(tap(seen), layers=job.layers)
             values = torch.stack([objective.value(context) for objective in objectives])  # [24, 50]
             best = torch.maximum(best, values.amax(1))

@@ -5,8 +5,9 @@
 
 In this order: the tests marked `gpu`, compute-sanitizer on the kernels where it is installed, the kernels against
 PyTorch (bench.kernels), whole steps against the lucent-style loop and the reference path (bench.steps), how fast a
-whole network's channels are rendered, and how far half precision is from float32 in the end. Figures whose gate
-failed are kept in the JSON, and no ratio is printed for them.
+whole network's channels are rendered, how far half precision is from float32 in the end, and how far the kernels'
+way through the same steps is from the reference path's (bench.trajectories). Figures whose gate failed are kept in
+the JSON, and no ratio is printed for them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 
 import fvfast
+from bench import trajectories
 from bench.report import ROOT, stamp, table
 from bench.steps import Case, backend, measure
 
@@ -54,6 +56,7 @@ def main() -> int:
         "steps": lambda: steps(device, options.quick),
         "atlas": lambda: atlas(options.quick),
         "quality": lambda: quality(options.quick),
+        "trajectories": lambda: trajectories.on_gpu(options.quick),
     }
     for part, run in parts.items():
         started = time.perf_counter()
@@ -225,6 +228,8 @@ def markdown(report: dict[str, Any]) -> str:
             f"Median change of the final objective over {end['channels']} channels of {end['model']}: "
             f"{end['median change of the final objective']:+.2%} (median of its size "
             f"{end['median of its size']:.2%}).",
+            "## The kernels' way and the reference path's",
+            trajectories.words(report["trajectories"]),
             "",
         ]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def measure(case: Case, device: torch.device, dtype: torch.dtype, seconds: float
 
     def step_of(path: str, graphed: bool) -> Callable[[], Any]:
         with backend(path):
-            taken.append(_step(case, device, dtype))
+            taken.append(step_of_case(case, device, dtype))
             return capture(taken[-1]) if graphed else taken[-1]
 
     ways["reference"] = step_of("reference", False)
@@ -112,18 +112,23 @@ def _gate(case: Case, device: torch.device, dtype: torch.dtype) -> dict[str, Any
 
 
 def _history(case: Case, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    step = _step(case, device, dtype)
+    step = step_of_case(case, device, dtype)
     for _ in range(GATE_STEPS):
         step()
     return step.history[:GATE_STEPS].cpu()
 
 
-def _step(case: Case, device: torch.device, dtype: torch.dtype) -> Step:
-    """A step of the default recipe; the images look for different channels of the layer."""
-    model: Model = fvfast.load(case.model, "none")
+def step_of_case(
+    case: Case, device: torch.device, dtype: torch.dtype, weights: str = "none", steps: int | None = None
+) -> Step:
+    """A step of the default recipe; the images look for different channels of the layer.
+
+    steps: how many there are views for; None for the recipe's own.
+    """
+    model: Model = fvfast.load(case.model, weights)
     job = Job(model, device, dtype, case.size, None)
     channels = job.layers[case.layer].channels
-    recipe = RECIPES["default"]
+    recipe = replace(RECIPES["default"], steps=steps or RECIPES["default"].steps)
     plan = [ImagePlan(i, Channel(case.layer, i % channels), recipe, i) for i in range(case.batch)]
     wanted = layers_of([image.objective for image in plan])
     session = Session(job, plan, case.batch, None, None, None, None, lambda _: None)

@@ -14,13 +14,14 @@ from torch import nn
 from fvfast import blobs, models, rendering
 from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
+from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import Channel
 from fvfast.places import Here, Place, Work
 from fvfast.producing import Options, key_of
 from fvfast.recipes import RECIPES, Recipe
 from fvfast.selection import features
-from fvfast.session import ImagePlan, Job
+from fvfast.session import ImagePlan
 from fvfast.store import DEFAULT, Store
 
 ENGINES = ("local", "ray")
@@ -127,7 +128,7 @@ def atlas(
             job.kind(name)  # a generator that is not there is told of before any work is done
         work = Work(job, there, weights_digest(loaded), Options(batch, threads, image_format=image_format), plan)
         with Store(store, write=True) as kept:
-            return _run(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify or _silent)
+            return fill(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify or _silent)
 
 
 def _check(engine: str, address: str | None, image_format: str, **numbers: tuple[int | None, int]) -> None:
@@ -158,7 +159,7 @@ def _plan(chosen: Sequence[Channel], seeds: range, recipe: str | Recipe, changes
     return plan
 
 
-def _run(
+def fill(
     store: Store,
     work: Work,
     place: Place,

@@ -18,6 +18,7 @@ from fvfast import cli_store
 from fvfast.cli_activations import activation_atlas
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
+from fvfast.cli_quality import quality
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
@@ -86,7 +87,10 @@ def render(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Argument(help="LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X, LAYER, or logits:NAME."),
+        typer.Argument(
+            help="LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X, LAYER, logits:NAME, 'caricature(LAYER, FILE)', "
+            "'inversion(LAYER, FILE)', or 'accentuation(TARGET, LAYER, FILE)'."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Width and height of the image, 16-1024 px.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
@@ -94,11 +98,23 @@ def render(
     copies: Annotated[int, typer.Option(help="Images of each target, from seed, seed + 1, ...")] = 1,
     batch: Annotated[int | None, typer.Option(help="Images in one tensor (default: what suits the device).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    image: Annotated[str | None, typer.Option(help="fourier, pixel, phase, or generator:dcgan-faces.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="fourier, pixel, phase, pyramid, cppn, or generator:dcgan-faces.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Picture to start from, instead of noise.")] = None,
     magnitude_file: Annotated[
         Path | None, typer.Option("--magnitude", help="Magnitudes for --image phase, made by `fvfast magnitude`.")
     ] = None,
-    alpha: Annotated[bool, typer.Option("--alpha", help="With phases: transparent where nothing pulled.")] = False,
+    alpha: Annotated[
+        bool, typer.Option("--alpha", help="Learn an opacity too; phases: transparent where nothing pulled.")
+    ] = False,
+    align: Annotated[bool, typer.Option("--align", help="Let all images have a component in common.")] = False,
+    interpolate: Annotated[
+        int | None, typer.Option(help="So many images on the way from each target to the next.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop an image when its last so many steps brought less than 2 %.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="default, lucent, torch-dreams, plain or maco.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -106,14 +122,25 @@ def render(
     weights: Weights = "default",
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("renders"),
     every: Annotated[int | None, typer.Option(help="Also keep a snapshot every so many steps.")] = None,
+    snapshots: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Also keep snapshots after these steps: 1,8,64.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A film of the optimisation: .gif, .webp or .mp4.")
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Render again what made this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Render features as images: one PNG each, and a contact sheet. Without arguments: eight of the bundled model's."""
     from fvfast import files
+    from fvfast.film import FRAMES
     from fvfast.rendering import render as run
 
     options: dict[str, Any] = {
+        "start": start,
+        "alpha": alpha or None,
+        "align": align or None,
+        "patience": patience,
         "size": size,
         "steps": steps,
         "seed": seed,
@@ -128,6 +155,9 @@ def render(
             raise FvfastError("--from takes its model and target from the PNG: leave out MODEL and TARGET")
         model, target, options = _again(source, options)
     files.writable(out)
+    if video is not None:
+        _check_film(video)
+    after = _steps(snapshots)
     imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
     with Screen(quiet=as_json) as screen:
@@ -139,22 +169,27 @@ def render(
             device=device,
             threads=threads,
             every=every,
+            snapshots=after,
+            frames=FRAMES if video is not None else 0,
+            interpolate=interpolate,
             progress=screen.progress,
             stop=screen.stopped,
             notify=screen.notify,
             **options,
         )
-    if alpha and any(opacity is None for opacity in result.alphas):
-        print("fvfast: --alpha leaves images opaque that are not phases (--image phase)", file=sys.stderr)
     writing = time.perf_counter()
     paths = result.save(out, alpha)
     if len(result) > 1:
         files.write_png(result.sheet(), out / "sheet.png")
+    count = result.film(video) if video is not None else 0
     result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
     if as_json:
-        print(json.dumps(_document(result, paths), indent=2))
+        made = None if video is None else {"file": str(video), "frames": count}
+        print(json.dumps({**_document(result, paths), "video": made}, indent=2))
     else:
         _table(screen.console, result, paths)
+        if video is not None:
+            print(f"{video}, {count} frames")
     for sentence in result.notes:
         print(f"fvfast: {sentence}", file=sys.stderr)
     if result.failures:
@@ -164,6 +199,28 @@ def render(
     if result.interrupted:
         print(f"fvfast: interrupted; wrote {len(paths)} images as far as they had come", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _steps(text: str | None) -> list[int]:
+    """The steps that `--snapshots 1,8,64` names."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise FvfastError(f"--snapshots takes steps such as 1,8,64, not {text!r}")
+    return [int(part) for part in parts]
+
+
+def _check_film(path: Path) -> None:
+    """See that a film can be written, before any work is done for it."""
+    from fvfast import files, video
+
+    video.check(path)
+    if path.is_dir():
+        raise FvfastError(f"{path} is a folder: name a file")
+    if not path.absolute().parent.is_dir():
+        raise FvfastError(f"no folder {path.parent} to write {path.name} in")
+    files.writable(path.absolute().parent)
 
 
 def _again(source: Path, options: dict[str, Any]) -> tuple[str, list[str], dict[str, Any]]:
@@ -181,6 +238,8 @@ def _again(source: Path, options: dict[str, Any]) -> tuple[str, list[str], dict[
     }
     if options["weights"] == "default":
         del options["weights"]
+    if stored["recipe"].shared:
+        raise FvfastError(f"{source} has a component in common with the others of its call: render them all again")
     given = {key: value for key, value in options.items() if value is not None}
     return spec["model"], [spec["target"]], {**stored, **given}
 
@@ -326,6 +385,7 @@ def doctor(as_json: Json = False) -> None:
 app.command()(atlas)
 app.command()(examples)
 app.command()(activation_atlas)
+app.command()(quality)
 app.add_typer(cli_store.app, name="store")
 
 

@@ -21,11 +21,11 @@ from fvfast.dreamsteps import FourierStep, PixelStep, Step
 from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.guide import guided
+from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.optimize import keep_large_blocks, layers_of
 from fvfast.photographs import Photograph
 from fvfast.rendering import pick_device, pick_dtype
-from fvfast.session import Job
 from fvfast.tiles import Tiled
 
 SMALLEST = 32  # pixels of the shorter side; below, networks have nothing left to see

@@ -12,6 +12,18 @@ from torch import Tensor
 from fvfast.layers import Layer
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that an objective compares with. name: as a target names it; pixels: [3, H, W] in 0..1."""
+
+    name: str
+    pixels: Tensor
+
+
+# From (picture, layer, first image, last image + 1) to activations.
+Reference = Callable[[Picture, str, int, int], Tensor]
+
+
 class Context:
     """What an objective may look at: activations by layer, each [B, C, H, W], and the canvas [B, 3, H, W]."""
 
@@ -20,9 +32,13 @@ class Context:
         activations: Mapping[str, Tensor],
         canvas: Callable[[], Tensor] | None = None,
         layers: Mapping[str, Layer] | None = None,
+        reference: Reference | None = None,
+        first: int = 0,
     ) -> None:
+        """reference: what another picture comes to in the place of some of the images; first: which the first is."""
         self._activations = activations
         self.layers = layers or {}
+        self._reference, self._first = reference, first
         self._make_canvas = canvas
         self._canvas: Tensor | None = None
 
@@ -50,10 +66,18 @@ class Context:
             self._canvas = self._make_canvas()
         return self._canvas
 
+    def reference(self, picture: Picture, layer: str) -> Tensor:
+        """A layer's activations in float32 for `picture` seen as these images are seen, [B, C, H, W]; constants."""
+        if self._reference is None:
+            raise ValueError("this objective compares with a picture, and nobody looks at it here")
+        count = len(self._activations[layer])
+        return self._reference(picture, layer, self._first, self._first + count).float()
+
     def rows(self, start: int, stop: int) -> Context:
         """The same for some of the images."""
         activations = {name: value[start:stop] for name, value in self._activations.items()}
-        return Context(activations, lambda: self.canvas[start:stop], self.layers)
+        first = self._first + start
+        return Context(activations, lambda: self.canvas[start:stop], self.layers, self._reference, first)
 
 
 class Objective(ABC):
@@ -72,10 +96,21 @@ class Objective(ABC):
         """The terms that this expression is made of."""
         yield self
 
+    def pictures(self) -> Iterator[Picture]:
+        """The pictures that its terms compare with."""
+        for leaf in self.leaves():
+            if isinstance(leaf, OnLayer) and (picture := leaf.compared) is not None:
+                yield picture
+
     @property
     def layers(self) -> frozenset[str]:
         """The names of the layers that it reads."""
         return frozenset(leaf.layer for leaf in self.leaves() if isinstance(leaf, OnLayer))
+
+    @property
+    def start(self) -> Picture | None:
+        """The picture that an image starts from unless the user says otherwise; None for noise."""
+        return next((leaf.start for leaf in self.leaves() if leaf is not self and leaf.start is not None), None)
 
     @property
     def coupled(self) -> bool:
@@ -121,6 +156,11 @@ class OnLayer(Objective):
     """A term that reads one layer; every subclass has it as its field `layer`."""
 
     layer: str
+
+    @property
+    def compared(self) -> Picture | None:
+        """The picture that it compares with, if any."""
+        return None
 
     def check_in(self, layer: Layer, model: str) -> None:
         """Raise FvfastError where the term does not fit the layer."""

@@ -30,9 +30,21 @@ PAPER, INK, FAINT = (250, 250, 248), (28, 28, 30), (118, 118, 122)
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """An image [3, H, W] in 0..1 as 8-bit RGB, rounded to nearest."""
+    """An image [3, H, W] in 0..1 as 8-bit RGB, rounded to nearest; [4, H, W] as RGBA."""
     array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     return PIL.Image.fromarray(array)
+
+
+def to_mask(opacity: Tensor) -> PIL.Image.Image:
+    """An opacity [H, W] in 0..1 as 8 bits."""
+    return PIL.Image.fromarray((opacity * 255).round().byte().numpy())
+
+
+def on_paper(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture as RGB; before the sheet's paper where it is transparent."""
+    if picture.mode != "RGBA":
+        return picture
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, (*PAPER, 255)), picture).convert("RGB")
 
 
 def writable(folder: Path, make: bool = False) -> Path:
@@ -55,7 +67,7 @@ def writable(folder: Path, make: bool = False) -> Path:
 def save(render: Render, folder: Path, alpha: bool = False) -> list[Path]:
     """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths.
 
-    alpha: make images transparent that know of an opacity.
+    alpha: make images transparent that know of an opacity, even where it was not asked for.
     """
     writable(folder, make=True)
     names = file_names(render.targets, render.seeds, render.model)
@@ -64,8 +76,9 @@ def save(render: Render, folder: Path, alpha: bool = False) -> list[Path]:
     for name, image, opacity, spec, shots in rows:
         path = folder / f"{name}.png"
         picture = to_pil(image)
-        if alpha and opacity is not None:
-            picture.putalpha(PIL.Image.fromarray((opacity * 255).round().byte().numpy()))
+        # What is transparent by its recipe has colours that nobody is meant to see without their opacity.
+        if opacity is not None and (alpha or spec["recipe"].get("alpha")):
+            picture.putalpha(to_mask(opacity))
         write_png(picture, path, spec)
         for step, shot in shots:
             snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}

@@ -100,7 +100,7 @@ class Latent(Image):
             painted = F.interpolate(painted, size=size, mode="bicubic", align_corners=False, antialias=smaller)
         return painted.clamp(0, 1)
 
-    def prior(self) -> Tensor:
+    def prior(self, value: Tensor) -> Tensor:
         """What an image loses for a latent that is unlike those the generator knows: weight * |z|^2, [B].
 
         Up to a constant, the negative log-probability of a standard normal latent.

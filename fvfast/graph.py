@@ -72,7 +72,12 @@ def record(
     seconds = step.batch.seconds
     graph = graphs(step.parameter.device)
     started = time.perf_counter()
-    graph.run(step, min(WARM_UPS, step.batch.steps))
+    warm_ups = min(WARM_UPS, step.batch.steps)
+    if step.batch.redirect:  # which images are dead shows after one step
+        graph.run(step, 1)
+        step.wake()
+        warm_ups -= 1
+    graph.run(step, warm_ups)
     seconds["warm-up"] = time.perf_counter() - started
     # The table of views may be no longer than the warm-up: the captured step starts from its beginning.
     step.reset()

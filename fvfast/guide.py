@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.objectives import WholeLayer
-from fvfast.session import Job
 
 # The longer side at which a guide is looked at, and how many of its positions are kept: the match compares every
 # position of a tile with every one of these.

@@ -35,10 +35,11 @@ def render_key(spec: dict[str, Any], model: Model, weights: str) -> str:
     rendered beside it and where its weights lie do not enter.
     """
     determining = {key: spec[key] for key in ("target", "recipe", "size", "seed", "dtype")}
-    magnitude = spec["recipe"].get("magnitude")
-    if magnitude is not None:  # a file, which another may replace under the same name
-        content = hashlib.sha256(Path(magnitude).read_bytes()).hexdigest()
-        determining["recipe"] = {**spec["recipe"], "magnitude": content}
+    for name in ("magnitude", "start"):  # files, which others may replace under the same names
+        file = spec["recipe"].get(name)
+        if file is not None:
+            content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            determining["recipe"] = {**determining["recipe"], name: content}
     determining |= {
         "rendering": RENDERING,
         "model": model.name,

@@ -11,6 +11,7 @@ import torch
 from fvfast_kernels import Buffers, synthesize, warp
 from torch import Generator, Tensor
 
+from fvfast.errors import FvfastError
 from fvfast.recipes import Recipe
 from fvfast.views import Views, identity, matrices
 
@@ -64,8 +65,11 @@ class Image(ABC):
     frame: Frame
     views: Views
 
-    def prior(self) -> Tensor | None:
-        """What the loss of each image gains for a parameter that is unlikely, [B]; None where all are alike."""
+    def prior(self, value: Tensor) -> Tensor | None:
+        """What the loss of each image gains for a parameter that is unlikely, [B]; None where all are alike.
+
+        value: the objective of each, [B].
+        """
         return None
 
     def settle(self) -> None:  # noqa: B027 (most parameters may be anything)
@@ -78,25 +82,43 @@ class Image(ABC):
         """Opacity [B, H, W] in 0..1, where the parameterisation knows of one."""
         return None
 
+    def begin(self, pictures: Tensor) -> None:
+        """Have the canvases be these pictures, [B, 3, H, W] in 0..1, as nearly as they can. Raises FvfastError."""
+        raise FvfastError("only --image fourier, pixel, phase and pyramid can start from an image")
+
+    def shown(self) -> Tensor:
+        """What there is to see, [B, 3, H, W]: the canvas, before mid-grey where it is transparent."""
+        return self.canvas()
+
+    def picture(self) -> Tensor:
+        """What is written to a file, [B, 3, H, W], or [B, 4, H, W] with a learnt opacity."""
+        return self.canvas()
+
     @abstractmethod
     def canvas(self) -> Tensor:
         """The images themselves, [B, 3, H, W] float32 in 0..1, differentiable in the parameter."""
 
     def view(self, views: Tensor) -> Tensor:
         """What the network sees: [B, 3, R, R], normalised, differentiable. views: [B, 6] as `Views.draw` gives."""
-        frame = self.frame
-        size = (frame.view, frame.view)
-        canvas = self.canvas()
-        mean, std = frame.mean[:, None, None], frame.std[:, None, None]
-        if self.views.still and frame.view == frame.size:
-            image = (canvas - mean) / std
-        elif self.views.border == "mean":
-            image = warp((canvas - mean) / std, matrices(views), size, border=0.0)
-        else:
-            image = (warp(canvas, matrices(views), size, border=self.views.border) - mean) / std
-        if frame.channels == 4:
-            image = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
-        return image.to(frame.dtype, memory_format=torch.channels_last)
+        return look(self.canvas(), views, self.views, self.frame)
+
+
+def look(canvas: Tensor, views: Tensor, settings: Views, frame: Frame) -> Tensor:
+    """Canvases [B, 3, H, W] in 0..1 as a network sees them by views [B, 6]: sampled bilinearly and normalised."""
+    size = (frame.view, frame.view)
+    mean, std = frame.mean[:, None, None], frame.std[:, None, None]
+    if settings.still and frame.view == frame.size:
+        return ready((canvas - mean) / std, frame)
+    if settings.border == "mean":
+        return ready(warp((canvas - mean) / std, matrices(views), size, border=0.0), frame)
+    return ready((warp(canvas, matrices(views), size, border=settings.border) - mean) / std, frame)
+
+
+def ready(image: Tensor, frame: Frame) -> Tensor:
+    """Normalised images [B, 3, R, R] in the layout and the type that the network takes."""
+    if frame.channels == 4:
+        image = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
+    return image.to(frame.dtype, memory_format=torch.channels_last)
 
 
 class Fourier(Image):
@@ -129,6 +151,17 @@ class Fourier(Image):
         frame = self.frame
         layout = "nhwc4" if frame.channels == 4 else "nhwc"
         return self._synthesize(views[:, :5], frame.view, frame.mean, frame.std, frame.dtype, layout)
+
+    def begin(self, pictures: Tensor) -> None:
+        size = self.frame.size
+        field = decorrelated(pictures.to(self.frame.device), self.colour, self.gain)
+        waves = torch.fft.rfft2(field, norm="ortho")  # [B, 3, H, M]
+        scale = self.envelope if self.envelope.dim() == 2 else self.envelope[:, None]
+        # Where the envelope lets nothing through (torch-dreams' last column), nothing is asked for.
+        waves = waves * torch.where(scale > 0, 1 / scale.clamp(min=1e-12), 0)
+        assert waves.shape[-2:] == (size, size // 2 + 1)
+        with torch.no_grad():
+            self.parameter.copy_(torch.stack([waves.real, waves.imag], 2))
 
     def spectrum(self) -> Tensor:
         """What is synthesised, [B, 3, 2, H, W//2+1], differentiable in the parameter."""
@@ -187,9 +220,22 @@ class Pixel(Image):
         """One image's starting point, standard normal, [3, H, W]."""
         return torch.randn(3, size, size, generator=generator)
 
+    def begin(self, pictures: Tensor) -> None:
+        with torch.no_grad():
+            self.parameter.copy_(decorrelated(pictures.to(self.frame.device), self.colour, self.gain))
+
     def canvas(self) -> Tensor:
         mixed = torch.einsum("oc,bchw->bohw", self.colour, self.parameter)
         return torch.sigmoid(self.gain * mixed)
+
+
+def decorrelated(pictures: Tensor, colour: Tensor, gain: float) -> Tensor:
+    """What colours and a sigmoid make these pictures of: the inverse of sigmoid(gain . colour @ x), [B, 3, H, W].
+
+    Black and white, which no sigmoid reaches, are taken for the levels next to them, of 256.
+    """
+    logits = torch.logit(pictures.clamp(1 / 255, 254 / 255)) / gain
+    return torch.einsum("oc,bchw->bohw", torch.linalg.inv(colour), logits)
 
 
 class Kind(Protocol):

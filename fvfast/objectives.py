@@ -19,6 +19,11 @@ from torch import Tensor
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer
 from fvfast.layers import LOGITS, Layer
+from fvfast.seeded import accentuation as accentuation
+from fvfast.seeded import caricature as caricature
+from fvfast.seeded import interpolated as interpolated
+from fvfast.seeded import inversion as inversion
+from fvfast.seeded import mixture as mixture
 
 # Terms on a layer ------------------------------------------------------------------------------------------
 

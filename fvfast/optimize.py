@@ -56,16 +56,17 @@ def ascend(
         advance, release = recorder(step, notify)
     started = time.perf_counter()
     try:
-        while batch.done < batch.steps and not stopped():
-            until = min(batch.done + stride, batch.steps)
-            if batch.every:
-                until = min(until, batch.done + batch.every - batch.done % batch.every)
+        batch.keep()
+        while not batch.finished and not stopped():
+            until = batch.until(min(batch.done + stride, batch.steps))
             for _ in range(until - batch.done):
                 advance()
+            if not recorder and batch.done == 0 and step.wake():
+                step.reset()
+                for _ in range(until):
+                    advance()
             step.publish(until)
-            if batch.every and batch.done % batch.every == 0:
-                with torch.no_grad():
-                    batch.snapshots.append((batch.done, batch.image.canvas().cpu()))
+            batch.keep()
     finally:
         batch.seconds["loop"] = time.perf_counter() - started
         release()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fvfast import magnitudes
-from fvfast.images import COLOUR, Fourier, Frame, envelope
+from fvfast.images import COLOUR, Fourier, Frame, decorrelated, envelope
 from fvfast.recipes import Recipe
 from fvfast.views import identity
 
@@ -67,6 +67,12 @@ class Phase(Fourier):
         if self.grain_sd:
             view = view + F.pad(self._noise(views, view), (0, 0, 0, 0, 0, view.shape[1] - 3))  # a fourth plane stays 0
         return view
+
+    def begin(self, pictures: Tensor) -> None:
+        """The pictures' phases; their magnitudes stay those that all images have."""
+        field = decorrelated(pictures.to(self.frame.device), self.colour, self.gain)
+        with torch.no_grad():
+            self.parameter.copy_(torch.fft.rfft2(field, norm="ortho").angle())
 
     def reset(self) -> None:
         self.pulled.zero_()

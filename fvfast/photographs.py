@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor
 
@@ -98,6 +99,18 @@ def to_tensor(picture: PIL.Image.Image) -> Tensor:
         return torch.from_numpy(grey).clamp(0, 1).expand(3, -1, -1).contiguous()
     array = np.array(picture.convert("RGB"))  # [H, W, 3]
     return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
+
+
+def square(image: Tensor, size: int) -> Tensor:
+    """The middle of a picture [3, H, W] as a square of `size` pixels, [3, size, size]."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = image[:, top : top + side, left : left + side]
+    if side == size:
+        return middle
+    resized = F.interpolate(middle[None], (size, size), mode="bicubic", antialias=side > size, align_corners=False)
+    return resized[0].clamp(0, 1)
 
 
 def format_of(path: Path, photograph: Photograph) -> str:

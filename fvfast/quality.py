@@ -7,6 +7,13 @@ import itertools
 import torch
 from torch import Tensor
 
+from fvfast.intervals import Interval as Interval
+from fvfast.intervals import interval as interval
+from fvfast.judging import Judge as Judge
+from fvfast.judging import SecondNetwork as SecondNetwork
+from fvfast.likeness import compare as compare
+from fvfast.likeness import ms_ssim as ms_ssim
+
 # ITU-R BT.601 luma
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fvfast import magnitudes, models, recipes
+from fvfast import magnitudes, models, photographs, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.generators import PREFIX, Generator
+from fvfast.job import Job
 from fvfast.models import Model
+from fvfast.objectives import interpolated
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
-from fvfast.session import ImagePlan, Job, Session
+from fvfast.seeded import GIVEN, picture
+from fvfast.session import ImagePlan, Keep, Session, shared_settings
 
 SMALLEST = 16  # pixels; the kernels' smallest canvas
 LARGEST = 1024
+STARTS = ("fourier", "pixel", "phase", "pyramid")  # what can start from a picture
+ALIGNED = 0.75  # what part of their parameter aligned images have in common
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,7 +49,14 @@ def render(
     dtype: str | None = None,
     threads: int | None = None,
     weights: str = "default",
+    start: str | Path | Tensor | None = None,
+    alpha: bool = False,
+    align: bool = False,
+    interpolate: int | None = None,
+    patience: int | None = None,
     every: int | None = None,
+    snapshots: int | Sequence[int] = (),
+    frames: int = 0,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -55,7 +68,8 @@ def render(
         bundled network's showcase.
     recipe: a name (default, lucent, torch-dreams, plain, maco) or a Recipe.
     image, size, steps, lr: override the recipe: parameterisation, canvas in pixels, number and length of steps.
-        image: "fourier", "pixel", "phase", "generator:NAME" (see `fvfast.generators.find`), or a `Generator`.
+        image: "fourier", "pixel", "phase", "pyramid", "cppn", "generator:NAME" (see `fvfast.generators.find`), or a
+        `Generator`.
     magnitude: for phases: the file with their magnitudes, as `fvfast magnitude` writes it.
     seed: of the first copy; `copies` images of each target follow with seed + 1, ... The result is a pure function
         of model, target, recipe, size, steps, seed and dtype on one machine, whatever else is rendered beside it.
@@ -63,7 +77,13 @@ def render(
     device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
         one, else the CPU in float32.
     threads: processors for each image on a CPU.
-    every: keep a snapshot every so many steps.
+    start: a picture to start from instead of noise: a file, or [3, H, W] in 0..1; its middle square is taken.
+    alpha: learn an opacity too (phases have one anyway). align: let all images of this call have a component in common.
+    interpolate: make so many images on the way from each target to the next, both ends included.
+    patience: stop an image once its last so many steps brought less than 2 % of its rise (`fvfast.plateau`).
+    every: keep a snapshot every so many steps. snapshots: after which steps besides, 0 is the start; or, as a number,
+        about how many where `every` is not set.
+    frames: keep so many frames for a film of the optimisation (`Render.film`).
     progress: called a few times a second; stop: asked as often, ends the render early with what there is;
     notify: told of what changed on the way (a smaller batch).
 
@@ -73,11 +93,17 @@ def render(
     loaded = models.load(model, weights)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
+    about, after = (snapshots, ()) if isinstance(snapshots, int) else (None, snapshots)
     for name, value, least in (
         ("seed", seed, 0),
         ("copies", copies, 1),
         ("batch", batch, 1),
         ("every", every, 1),
+        ("interpolate", interpolate, 2),
+        ("patience", patience, 2),
+        ("frames", frames or None, 2),
+        ("snapshots", about, 1),
+        ("a snapshot's step", min(after, default=None), 0),
     ):
         if value is not None and value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
@@ -92,9 +118,15 @@ def render(
         if isinstance(image, Generator):
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)
+        if isinstance(start, Tensor):
+            job.pictures[GIVEN], start = photographs.square(picture(start).pixels, canvas), GIVEN
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
-        plan = _plan(job, target, recipe, magnitude, seed=seed, copies=copies, **changes)
-        session = Session(job, plan, batch, threads, every, progress, stop, notify or (lambda _: None))
+        more = {"start": None if start is None else str(start), "patience": patience}
+        more |= {"alpha": float(alpha) or None, "shared": ALIGNED if align else None}
+        options = {key: value for key, value in more.items() if value is not None}
+        plan = _plan(job, target, recipe, magnitude, options, interpolate, seed=seed, copies=copies, **changes)
+        keep = Keep(every, about, frozenset(after), frames)
+        session = Session(job, plan, batch, threads, keep, progress, stop, notify or (lambda _: None))
         session.stages["model"] = time.perf_counter() - started
         return session.render()
     except Exception as error:
@@ -108,13 +140,22 @@ def _plan(
     target: str | Objective | Sequence[str | Objective] | None,
     recipe: str | Recipe,
     magnitude: str | Path | None,
+    options: dict[str, Any],
+    interpolate: int | None,
     *,
     seed: int,
     copies: int,
     **changes: Any,
 ) -> list[ImagePlan]:
     objectives = job.objectives(target)
+    if interpolate:
+        objectives = _between(objectives, interpolate)
     chosen = [recipe_for(recipe, objective, **changes) for objective in objectives]
+    chosen = [_with(job, one, objective, options) for one, objective in zip(chosen, objectives, strict=True)]
+    if any(r.shared for r in chosen) and len({shared_settings(r) for r in chosen}) > 1:
+        raise FvfastError(
+            "layers and classes have recipes of their own: align them apart, or pass one Recipe in Python"
+        )
     if magnitude is not None:
         if any(r.image != "phase" for r in chosen):
             raise FvfastError("magnitudes belong to phases: --magnitude needs --image phase")
@@ -128,6 +169,36 @@ def _plan(
             (objective, r, copy) for objective, r in zip(objectives, chosen, strict=True) for copy in range(copies)
         )
     ]
+
+
+def _between(objectives: Sequence[Objective], count: int) -> list[Objective]:
+    if len(objectives) < 2:
+        raise FvfastError("there is nothing to interpolate between: name two targets or more")
+    found: list[Objective] = []
+    for before, after in itertools.pairwise(objectives):
+        found += interpolated(before, after, count)[1 if found else 0 :]
+    return found
+
+
+def _with(job: Job, recipe: Recipe, objective: Objective, options: dict[str, Any]) -> Recipe:
+    """The recipe with what belongs to one call: a start, an opacity, a component in common, patience."""
+    if recipe.image == "phase":  # which has an opacity of its own
+        options = {key: value for key, value in options.items() if key != "alpha"}
+    if objective.start is not None and "start" not in options and recipe.start is None:
+        job.pictures[objective.start.name] = photographs.square(objective.start.pixels, job.size)
+        options = {**options, "start": objective.start.name}
+    recipe = dataclasses.replace(recipe, **options)
+    if recipe.image.startswith(PREFIX):
+        for name, value in (("--alpha", recipe.alpha), ("--align", recipe.shared)):
+            if value:
+                raise FvfastError(
+                    f"a generator paints whole pictures by itself: leave out {name} or choose another --image"
+                )
+    if recipe.start:
+        job.picture(recipe.start)  # what is wrong with it is said before any work is done
+        if recipe.image not in STARTS:
+            raise FvfastError(f"--image {recipe.image} cannot start from a picture: {', '.join(STARTS)} can")
+    return recipe
 
 
 def recipe_for(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:

@@ -9,7 +9,8 @@ from typing import Any
 import PIL.Image
 from torch import Tensor
 
-from fvfast import files
+from fvfast import files, film, video
+from fvfast.errors import FvfastError
 from fvfast.recipes import Recipe
 from fvfast.tables import figure
 
@@ -34,7 +35,8 @@ class Render:
     objective_start, objective: the objective on the unaugmented canvas, by the unmodified network in float32, [B].
     history: [B, steps] the objective of the view at each step; NaN where a step was not taken.
     alphas: one an image: opacity [H, W] in 0..1, or None where the parameterisation knows of none.
-    snapshots: one list an image of (step, [3, H, W]).
+    snapshots: one list an image of (step, [3, H, W]), or [4, H, W] with a learnt opacity.
+    frames: likewise, of those that a film is made of, in 8 bits; none unless asked for.
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
@@ -58,6 +60,7 @@ class Render:
     size: int
     seconds: float
     steps: int
+    frames: list[list[tuple[int, Tensor]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -79,4 +82,24 @@ class Render:
             f"{figure(start)} to {figure(end)}"
             for start, end in zip(self.objective_start.tolist(), self.objective.tolist(), strict=True)
         ]
-        return files.sheet([files.to_pil(i) for i in self.images], self.targets, captions, columns)
+        return files.sheet([files.on_paper(p) for p in self.pictures()], self.targets, captions, columns)
+
+    def pictures(self) -> list[PIL.Image.Image]:
+        """The images as pictures, transparent where their recipe has them so."""
+        pictures = [files.to_pil(image) for image in self.images]
+        for picture, opacity, recipe in zip(pictures, self.alphas, self.recipes, strict=True):
+            if recipe.alpha and opacity is not None:
+                picture.putalpha(files.to_mask(opacity))
+        return pictures
+
+    def film(self, path: str | Path, rate: int = 20) -> int:
+        """Write the optimisation as a moving picture (.gif, .webp or .mp4), all images side by side.
+
+        Needs a render with `frames`; an image that ends before the others stands still. rate: frames a second.
+        Returns the number of frames. Raises FvfastError.
+        """
+        path = Path(path)
+        video.check(path)
+        if not any(self.frames):
+            raise FvfastError("this render kept no frames: ask for them with frames=... (--video on the command line)")
+        return video.write(film.grid(self.frames), path, rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import generators, layers, models, prepare, targets
+from fvfast import prepare, targets
+from fvfast.blending import Shared, Transparent
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective
-from fvfast.generators import PREFIX, Generator
-from fvfast.images import Fourier, Frame, Kind, Pixel
+from fvfast.expressions import Objective
+from fvfast.images import Frame
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
-from fvfast.models import Model
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
-from fvfast.phase import Phase
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.step import Batch
@@ -39,65 +39,33 @@ class ImagePlan:
     seed: int
 
 
-PARAMETERISATIONS: dict[str, Kind] = {"fourier": Fourier, "pixel": Pixel, "phase": Phase}
-
-
-class Job:
-    """A model on its device, with its layers at the size of the views."""
-
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int, view: int | None) -> None:
-        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
-        self.model, self.device, self.dtype, self.size = model, device, dtype, size
-        self.module = prepare.pristine(model.module, device)
-        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
-        self.generators: dict[str, Generator] = {}
-
-    def kind(self, image: str) -> Kind:
-        """The parameterisation that a recipe's `image` names."""
-        if not image.startswith(PREFIX):
-            return PARAMETERISATIONS[image]
-        if image not in self.generators:
-            self.bring(image, generators.find(image.removeprefix(PREFIX)))
-        return self.generators[image]
-
-    def bring(self, image: str, generator: Generator) -> None:
-        """Have `image` mean a generator."""
-        self.generators[image] = generator.on(self.device)
-
-    def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
-        if target is None:
-            if self.model.name != models.DEFAULT_MODEL:
-                raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
-            target = targets.SHOWCASE
-        wanted = [target] if isinstance(target, (str, Objective)) else list(target)
-        if not wanted:
-            raise FvfastError("name at least one target")
-        found: list[Objective] = []
-        for one in wanted:
-            if isinstance(one, str):
-                found.extend(targets.parse(one, self.layers, self.model))
-                continue
-            for name in sorted(one.layers):
-                layers.find(self.layers, name, self.model.name)
-            one.check(self.layers, self.model.name)
-            found.append(one)
-        return found
-
-    @torch.no_grad()
-    def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
-        """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
-        mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
-        seen = (canvas - mean) / std
-        if view != self.size:
-            seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
-        activations = tap(seen, sorted(objective.layers)) if objective.layers else {}
-        value = objective.value(Context(activations, lambda: canvas, self.layers))
-        return value.expand(len(canvas)).float().cpu()
-
-
 def probes(device: torch.device) -> bool:
     """Whether batches are as large as memory allows; on a CPU single images side by side are faster."""
     return device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept on the way.
+
+    every: a snapshot every so many steps; about: or, where that is not set, about so many of each image; after: and
+    after these steps. frames: so many frames for a film.
+    """
+
+    every: int | None = None
+    about: int | None = None
+    after: frozenset[int] = frozenset()
+    frames: int = 0
+
+    def period(self, steps: int) -> int | None:
+        """How many steps lie between snapshots."""
+        return self.every or (math.ceil(steps / self.about) if self.about else None)
+
+    def frames_at(self, steps: int) -> frozenset[int]:
+        """After which steps to keep a frame: evenly from before the first to the last."""
+        return (
+            frozenset(round(i * steps / (self.frames - 1)) for i in range(self.frames)) if self.frames else frozenset()
+        )
 
 
 class Session:
@@ -109,12 +77,12 @@ class Session:
         plan: Sequence[ImagePlan],
         batch: int | None,
         threads: int | None,
-        every: int | None,
+        keep: Keep | None,
         progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
         notify: Callable[[str], None],
     ) -> None:
-        self.job, self.plan, self.every = job, list(plan), every
+        self.job, self.plan, self.keep = job, list(plan), keep or Keep()
         self.progress, self.stop, self.notify = progress, stop, notify
         self.on_cpu = job.device.type == "cpu"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
@@ -195,13 +163,17 @@ class Session:
         """Images that can share a tensor, at most `self.size` at a time; the longest first, so that none waits."""
         units: list[list[ImagePlan]] = []
         for image in self.plan:
-            if image.objective.coupled and units and units[-1][0].objective is image.objective:
+            # What depends on one another, or shares a component, has to be in one tensor.
+            if units and (
+                (image.objective.coupled and units[-1][0].objective is image.objective)
+                or (image.recipe.shared and shared_settings(units[-1][0].recipe) == shared_settings(image.recipe))
+            ):
                 units[-1].append(image)
             else:
                 units.append([image])
         groups: dict[Any, list[list[ImagePlan]]] = {}
         for unit in units:
-            groups.setdefault(_shared_settings(unit[0].recipe), []).append(unit)
+            groups.setdefault(shared_settings(unit[0].recipe), []).append(unit)
         batches: list[list[ImagePlan]] = []
         for group in groups.values():
             current: list[ImagePlan] = []
@@ -224,11 +196,17 @@ class Session:
         kind = job.kind(recipe.image)
         noise: list[Tensor] = []
         tables: list[Tensor] = []
+        backdrops: list[Tensor] = []
         for image in images:
             # One generator an image: its start and its views do not depend on what is rendered beside it.
             generator = torch.Generator().manual_seed(image.seed)
             noise.append(kind.noise(job.size, generator))
             tables.append(image.recipe.views.draw(recipe.steps, generator, job.size, view))
+            if recipe.alpha:
+                # Another one, since how many numbers the views took depends on the steps.
+                generator = torch.Generator().manual_seed(2**63 + image.seed)
+                backdrops.append(Transparent.noise(job.size, generator))
+                tables[-1] = torch.cat([tables[-1], Transparent.draw(recipe.steps, generator)], 1)
         mean, std = (torch.tensor(v, device=job.device) for v in (job.model.mean, job.model.std))
         frame = Frame(job.size, view, mean, std, job.dtype, job.device, self.channels)
         objectives: list[tuple[Objective, int]] = []
@@ -237,14 +215,27 @@ class Session:
                 objectives[-1] = (image.objective, objectives[-1][1] + 1)
             else:
                 objectives.append((image.objective, 1))
+        recipes = [i.recipe for i in images]
+        parameterised = kind(recipes, torch.stack(noise), frame)
+        if backdrops:
+            parameterised = Transparent(parameterised, recipes, torch.stack(backdrops), frame)
+        if recipe.shared:
+            parameterised = Shared(parameterised, recipe.shared)
+        if recipe.start:
+            parameterised.begin(torch.stack([job.picture(r.start) for r in recipes if r.start]))
         return Batch(
-            image=kind([i.recipe for i in images], torch.stack(noise), frame),
+            image=parameterised,
             objectives=objectives,
             table=torch.stack(tables, 1),
             lr=torch.tensor([i.recipe.lr for i in images]),
             rows=[i.row for i in images],
             clip=recipe.clip,
-            every=self.every,
+            every=self.keep.period(recipe.steps),
+            marks=self.keep.after,
+            frames_at=self.keep.frames_at(recipe.steps),
+            redirect=recipe.redirect,
+            patience=recipe.patience,
+            tolerance=recipe.tolerance,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -256,8 +247,8 @@ class Session:
     def _report(self, batches: Sequence[Batch]) -> None:
         if self.progress:
             done = sum(b.done * len(b.rows) for b in batches)
-            total = sum(b.steps * len(b.rows) for b in batches)
-            finished = sum(len(b.rows) for b in batches if b.done == b.steps)
+            total = sum((b.done if b.finished else b.steps) * len(b.rows) for b in batches)
+            finished = sum(len(b.rows) for b in batches if b.finished)
             last = [float(b.history[b.done - 1].mean()) for b in batches if b.done]
             value = sum(last) / len(last) if last else float("nan")
             self.progress(Progress(done, total, finished, len(self.plan), value))
@@ -289,6 +280,7 @@ class Session:
             history=torch.stack([r["history"] for r in taken]),
             alphas=[r["alpha"] for r in taken],
             snapshots=[r["snapshots"] for r in taken],
+            frames=[r["frames"] for r in taken],
             recipes=[image.recipe for image in kept],
             specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
             model=job.model.name,
@@ -297,7 +289,7 @@ class Session:
             dtype=str(job.dtype).removeprefix("torch."),
             size=job.size,
             seconds=seconds,
-            steps=sum(b.done * len(b.rows) for b in begun),
+            steps=sum(r["done"] for r in taken),
             failures=failures,
             interrupted=self.interrupted,
         )
@@ -308,7 +300,7 @@ class Session:
         """What each image of a batch came to. Judged one objective at a time, so that company changes no bit."""
         job = self.job
         with torch.no_grad():
-            canvas, alpha = batch.image.canvas(), batch.image.alpha()
+            canvas, alpha, shown = batch.image.canvas(), batch.image.alpha(), batch.image.shown()
         start_canvas = self._start(batch)
         view = batch.image.frame.view
         history = F.pad(batch.history.T, (0, steps - batch.steps), value=float("nan"))  # [B, steps]
@@ -317,8 +309,10 @@ class Session:
             chunks = [(at, at + count)] if objective.coupled else [(i, i + 1) for i in range(at, at + count)]
             for low, high in chunks:
                 start = job.evaluate(judge, objective, start_canvas[low:high], view)
-                end = job.evaluate(judge, objective, canvas[low:high], view)
+                end = job.evaluate(judge, objective, shown[low:high], view)
                 for i in range(low, high):
+                    done = min(batch.done, int(batch.ended[i]))
+                    history[i, done:] = float("nan")
                     yield (
                         batch.rows[i],
                         {
@@ -327,8 +321,9 @@ class Session:
                             "start": start[i - low],
                             "end": end[i - low],
                             "history": history[i],
-                            "snapshots": [(step, image[i]) for step, image in batch.snapshots],
-                            "done": batch.done,
+                            "snapshots": [(step, image[i]) for step, image in batch.snapshots if step <= done],
+                            "frames": _frames(batch, i, done),
+                            "done": done,
                         },
                     )
             at += count
@@ -337,7 +332,7 @@ class Session:
         """The canvas that a batch began with, made again from its seeds."""
         images = {image.row: image for image in self.plan}
         with torch.no_grad():
-            return self._batch([images[row] for row in batch.rows]).image.canvas()
+            return self._batch([images[row] for row in batch.rows]).image.shown()
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)
@@ -353,10 +348,22 @@ class Session:
         }
 
 
-def _shared_settings(recipe: Recipe) -> tuple[Any, ...]:
+def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
+    """An image's frames, of which the last is the image as it ended."""
+    if not batch.frames_at:
+        return []
+    kept = [(step, image[row]) for step, image in batch.frames if step < done]
+    with torch.no_grad():
+        last = (batch.image.picture()[row].clamp(0, 1) * 255).round().byte().cpu()
+    return [*kept, (done, last)]
+
+
+def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What images must have in common to be optimised in one tensor."""
-    views = "basis" if recipe.views.in_basis else recipe.views
-    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip)
+    in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
+    views = "basis" if in_basis and recipe.views.in_basis else recipe.views
+    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip, recipe.shared)
+    same += (bool(recipe.alpha), bool(recipe.start), recipe.redirect, recipe.patience, recipe.tolerance)
     # Spectra may differ in their envelopes; phases share one magnitude.
     magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
     return (*same, magnitude, views)

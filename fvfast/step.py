@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +11,13 @@ from fvfast_kernels import adam_, synthesize_adjoint_adam_, synthesize_into
 from torch import Tensor
 
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective
-from fvfast.images import Fourier, Image
+from fvfast.expressions import Context, Objective, Picture, Reference
+from fvfast.images import Fourier, Image, look
 from fvfast.objectives import together
+from fvfast.photographs import square
+from fvfast.plateau import reached
 from fvfast.prepare import Fast
+from fvfast.redirect import Redirection
 
 
 @dataclass
@@ -24,7 +28,9 @@ class Batch:
     table: [steps, B, 6], the views of every step; lr: [B].
     rows: which images of the whole render these are. clip: largest gradient norm of an image, or None.
     history: [steps, B], the objective of each view; filled as the loop goes. done: steps taken. every: how often
-    to keep a snapshot. error: why the batch could not go on, where the others can.
+    to keep a snapshot; marks: after which steps besides. frames_at: after which steps to keep a frame of a film,
+    [B, 3 or 4, H, W] in 8 bits. redirect, patience, tolerance: as in `Recipe`. ended: [B], how many steps each image
+    takes; fewer than `steps` once it has reached a plateau. error: why the batch could not go on, where the others can.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
     """
 
@@ -35,18 +41,46 @@ class Batch:
     rows: list[int]
     clip: float | None = None
     every: int | None = None
+    marks: frozenset[int] = frozenset()
+    frames_at: frozenset[int] = frozenset()
+    redirect: int = 0
+    patience: int | None = None
+    tolerance: float = 0.02
     history: Tensor = field(init=False)
     done: int = 0
     error: FvfastError | None = None
     snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
+    frames: list[tuple[int, Tensor]] = field(default_factory=list)
+    ended: Tensor = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.history = torch.full(self.table.shape[:2], float("nan"))
+        self.ended = torch.full((len(self.rows),), self.steps)
 
     @property
     def steps(self) -> int:
         return len(self.table)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no image has a step left to take."""
+        return self.done >= int(self.ended.max())
+
+    def until(self, limit: int) -> int:
+        """The next number of steps, `limit` at most, at which something is to be kept."""
+        if self.every:
+            limit = min(limit, self.done + self.every - self.done % self.every)
+        return min((mark for mark in self.marks | self.frames_at if self.done < mark < limit), default=limit)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Keep what was asked for after as many steps as are done."""
+        if self.done in self.marks or (self.every and self.done and self.done % self.every == 0):
+            self.snapshots.append((self.done, self.image.picture().cpu()))
+        if self.done in self.frames_at:
+            frame = (self.image.picture().clamp(0, 1) * 255).round().byte()
+            self.frames.append((self.done, frame.cpu()))
 
 
 class Step:
@@ -63,17 +97,37 @@ class Step:
         self.objective = together([(objective.on(device), count) for objective, count in batch.objectives])
         self.names = sorted({name for objective, _ in batch.objectives for name in objective.layers})
         self.table = batch.table.to(device)  # [steps, B, 6]
-        self.lr = batch.lr.to(device)  # [B]
+        self.lr = batch.lr.to(device).clone()  # [B]; 0 for images that have reached a plateau
+        self.ended = batch.ended.to(device).clone()  # [B]
+        self.redirection: Redirection | None = None
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(parameter), torch.zeros_like(parameter)
         self.count = torch.zeros(1, dtype=torch.int32, device=device)  # steps taken
         self.history = torch.full(batch.table.shape[:2], float("nan"), device=device)  # [steps, B]
-        self._start = parameter.detach().clone()
+        self._start, self._lr = parameter.detach().clone(), self.lr.clone()
+        self._compared = _Compared(batch, tap)
         self._advance = self._fused() or self._by_autograd
 
     def __call__(self) -> None:
         value = self._advance()  # [B]
         self.history.index_copy_(0, self.count.long(), value.detach()[None])
         self.count += 1
+        if self.batch.patience:
+            flat = reached(self.history, self.count, self.batch.patience, self.batch.tolerance)
+            self.ended.copy_(torch.where(flat & (self.lr > 0), self.count, self.ended))
+            self.lr.masked_fill_(flat, 0)
+
+    def wake(self) -> bool:
+        """After the first step: redirect from now on the gradients of images that had none. Returns whether any had.
+
+        The caller starts again: an image that is dead has not moved, the others take the same step again.
+        """
+        if not self.batch.redirect:
+            return False
+        dead = self.exp_avg_sq.flatten(1).amax(1) == 0  # [B]
+        if not bool(dead.any()):
+            return False
+        self.redirection = Redirection(dead, self.count, self.batch.redirect)
+        return True
 
     def _fused(self) -> Callable[[], Tensor] | None:
         """A step around the network in four launches, where the image's views are evaluated in its Fourier basis."""
@@ -89,7 +143,7 @@ class Step:
         def advance() -> Tensor:
             synthesize_into(buffers, spectrum, envelope, views, self.count)
             view = buffers.view.detach().requires_grad_()  # [B, 3 or 4, R, R]
-            value = self._value(view)
+            value = self._value(view, lambda: self.table.index_select(0, self.count)[0])
             (gradient,) = torch.autograd.grad(-value.sum(), view)  # Adam minimises
             synthesize_adjoint_adam_(
                 buffers, gradient, spectrum, self.exp_avg, self.exp_avg_sq, self.lr, envelope, views, self.count
@@ -101,8 +155,8 @@ class Step:
     def _by_autograd(self) -> Tensor:
         """A step of any image, and of objectives that look at the image itself."""
         views = self.table.index_select(0, self.count)[0]  # [B, 6]
-        value = self._value(self.image.view(views))
-        prior = self.image.prior()
+        value = self._value(self.image.view(views), lambda: views)
+        prior = self.image.prior(value)
         loss = -value if prior is None else prior - value  # [B]; Adam minimises
         (gradient,) = torch.autograd.grad(loss.sum(), self.parameter)
         with torch.no_grad():
@@ -111,9 +165,14 @@ class Step:
             self.image.settle()
         return value
 
-    def _value(self, view: Tensor) -> Tensor:
-        activations = self.tap(view, self.names) if self.names else {}
-        value = self.objective(Context(activations, self.image.canvas, self.tap.layers))  # [B]
+    def _value(self, view: Tensor, views: Callable[[], Tensor]) -> Tensor:
+        redirection = self.redirection
+        if redirection and not view.is_cuda and int(self.count) >= redirection.steps:
+            redirection = None  # it is over: without a mode, the network runs as fused operations
+        with redirection or contextlib.nullcontext():
+            activations = self.tap(view, self.names) if self.names else {}
+        reference = self._compared.at(views)
+        value = self.objective(Context(activations, self.image.shown, self.tap.layers, reference))  # [B]
         if not value.requires_grad:
             labels = ", ".join(objective.label for objective, _ in self.batch.objectives)
             raise FvfastError(f"the objective {labels} does not depend on the image: there is nothing to optimise")
@@ -134,6 +193,8 @@ class Step:
             self.exp_avg.zero_()
             self.exp_avg_sq.zero_()
             self.count.zero_()
+            self.lr.copy_(self._lr)
+            self.ended.fill_(self.batch.steps)
             self.history.fill_(float("nan"))
 
     def publish(self, done: int) -> None:
@@ -143,6 +204,7 @@ class Step:
         """
         batch = self.batch
         fresh = self.history[batch.done : done].cpu()
+        batch.ended = self.ended.cpu()
         batch.history[batch.done : done] = fresh
         finite = fresh.isfinite()
         if not finite.all():
@@ -153,3 +215,33 @@ class Step:
                 "a smaller --lr, or --dtype float32"
             )
         batch.done = done
+
+
+class _Compared:
+    """The pictures that a batch's objectives compare with, seen in every step as the images are seen."""
+
+    def __init__(self, batch: Batch, tap: Fast) -> None:
+        self.tap, self.frame, self.settings = tap, batch.image.frame, batch.image.views
+        self.pictures: dict[int, Tensor] = {}
+        for objective, _ in batch.objectives:
+            for picture in objective.pictures():
+                pixels = square(picture.pixels, self.frame.size).to(self.frame.device)
+                self.pictures.setdefault(id(picture), pixels)
+
+    def at(self, views: Callable[[], Tensor]) -> Reference | None:
+        """What the pictures come to under a step's views [B, 6]; None where there are none."""
+        if not self.pictures:
+            return None
+        seen: dict[tuple[int, str, int, int], Tensor] = {}
+
+        def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
+            key = id(picture), layer, start, stop
+            if key not in seen:
+                with torch.no_grad():
+                    rows = views()[start:stop]
+                    pixels = self.pictures[id(picture)].expand(len(rows), -1, -1, -1)
+                    view = look(pixels, rows, self.settings, self.frame)
+                    seen[key] = self.tap(view, [layer])[layer]
+            return seen[key]
+
+        return reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -10,9 +11,18 @@ from fvfast.expressions import Objective
 from fvfast.layers import LOGITS, Layer, find
 from fvfast.models import Model
 from fvfast.objectives import Channel, Neuron, WholeLayer
+from fvfast.seeded import GIVEN, accentuation, caricature, inversion, mixture
 
 FORMS = "LAYER:CHANNEL, LAYER:3,7,10-19, LAYER:CHANNEL@Y,X, LAYER, or logits:NAME"
 
+SEEDED = {
+    "caricature": "caricature(LAYER, FILE)",
+    "inversion": "inversion(LAYER, FILE)",
+    "accentuation": "accentuation(TARGET, LAYER, FILE)",
+}
+
+_SEEDED = re.compile(rf"({'|'.join(SEEDED)})\((.*)\)")
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)\s*,\s*(.+)")
 _SPANS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _NEURON = re.compile(r"(\d+)@(?:centre|(\d+),(\d+))")
 
@@ -34,6 +44,10 @@ def parse(text: str, layers: Mapping[str, Layer], model: Model) -> list[Objectiv
 
     Raises FvfastError for a malformed target or an unknown layer, channel, position or class.
     """
+    if " * " in text:
+        return [_mixture(text, layers, model)]
+    if match := _SEEDED.fullmatch(text):
+        return [_seeded(match[1], match[2], layers, model)]
     name, colon, rest = text.partition(":")
     if not name or (colon and not rest):
         raise FvfastError(f"{text!r} is no target; write {FORMS}")
@@ -54,6 +68,48 @@ def parse(text: str, layers: Mapping[str, Layer], model: Model) -> list[Objectiv
     for objective in objectives:
         objective.check(layers, model.name)
     return objectives
+
+
+def _mixture(text: str, layers: Mapping[str, Layer], model: Model) -> Objective:
+    """`0.25 * TARGET + 0.75 * TARGET`: what an interpolation writes."""
+    parts: list[tuple[float, Objective]] = []
+    for term in text.split(" + "):
+        weight, times, target = term.partition(" * ")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = float("nan")
+        if not times or not math.isfinite(number):
+            raise FvfastError(f"{text!r} is no target; a sum is written WEIGHT * TARGET + WEIGHT * TARGET")
+        parts.append((number, _one(target, layers, model)))
+    return mixture(*parts)
+
+
+def _seeded(kind: str, inside: str, layers: Mapping[str, Layer], model: Model) -> Objective:
+    """`caricature(LAYER, FILE)` and its like; a number before FILE is the power, or the weight."""
+    count = 2 if kind == "accentuation" else 1
+    parts = [part.strip() for part in inside.split(",", count)]
+    if len(parts) <= count or not all(parts):
+        raise FvfastError(f"{kind}({inside}) is no target; write {SEEDED[kind]}")
+    *names, file = parts
+    find(layers, names[-1], model.name)
+    number = 1.0
+    if kind != "inversion" and (match := _NUMBER.fullmatch(file)):
+        number, file = float(match[1]), match[2]
+    if file == GIVEN:
+        raise FvfastError(f"the picture of {kind}({inside}) was given in Python: give the objective again there")
+    if kind == "caricature":
+        return caricature(names[0], file, number)
+    if kind == "inversion":
+        return inversion(names[0], file)
+    return accentuation(_one(names[0], layers, model), names[1], file, number)
+
+
+def _one(text: str, layers: Mapping[str, Layer], model: Model) -> Objective:
+    found = parse(text.strip(), layers, model)
+    if len(found) != 1:
+        raise FvfastError(f"{text!r} means {len(found)} images where one is needed: name one channel")
+    return found[0]
 
 
 def label(objective: Objective, model: Model) -> str:

@@ -37,6 +37,7 @@ class Buffers:
     precision: str
     backend: str
     kept: Any = field(default=None, repr=False)  # the backend's own: launch.Workspace or reference.Saved
+    ahead: Any = field(default=None, repr=False)  # reference: what the views of the next steps contribute
 
     @classmethod
     def allocate(
@@ -106,7 +107,8 @@ def synthesize_into(
     planes = spectrum if magnitude is None else reference.polar(magnitude, spectrum)
     constants = (buffers.geometry, buffers.epilogue, buffers.layout, buffers.view.dtype)
     current = views.index_select(0, step)[0]  # looks at no value on the host: a CUDA graph may hold the reference too
-    view, buffers.kept = reference.synthesize(planes.detach(), envelope, current, *constants)
+    factors = _ahead(buffers, envelope, views, step)
+    view, buffers.kept = reference.synthesize(planes.detach(), envelope, current, *constants, factors)
     buffers.view.detach().copy_(view)
 
 
@@ -150,6 +152,26 @@ def synthesize_adjoint_adam_(
         gradient = reference.polar_adjoint(gradient, reference.polar(magnitude, spectrum))
     with torch.no_grad():
         resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, step + 1, lr, betas, eps)
+
+
+# How many steps' bases are made at once. They are dozens of small operations, whose calls cost more than their work.
+AHEAD = 8
+
+
+def _ahead(buffers: Buffers, envelope: Tensor, views: Tensor, step: Tensor) -> reference.Bases | None:
+    """A single image's bases at this step, made for several steps together; None where that cannot be done."""
+    if views.device.type != "cpu" or views.shape[1] != 1:
+        return None
+    number = int(step)
+    first = number - number % AHEAD
+    # The views and the envelope are kept beside it: other ones need other bases.
+    if buffers.ahead is None or buffers.ahead[:3] != (first, id(views), id(envelope)):
+        window = views[first : first + AHEAD, 0]
+        whole = reference.integer_shifts(window, buffers.geometry) is not None
+        made = None if whole else reference.bases(envelope, window, buffers.geometry)
+        buffers.ahead = (first, id(views), id(envelope), made, views, envelope)
+    made = buffers.ahead[3]
+    return None if made is None else reference.one(made, number - first)
 
 
 def _plan(buffers: Buffers):

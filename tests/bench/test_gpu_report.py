@@ -42,6 +42,15 @@ def report(step):
             "median change of the final objective": -0.004,
             "median of its size": 0.012,
         },
+        "trajectories": {
+            "case": {"model": "net", "layer": "deep", "batch": 8, "size": 224},
+            "rows": [
+                {"path": path, "step": step, "spectrum": 3e-7 * step, "canvas": 4e-8, "objective": 1e-6}
+                for path in ("kernels", "rounding")
+                for step in (1, 256)
+            ],
+            "final objective": {"reference": 12.25, "kernels": 12.5, "rounding": 12.0},
+        },
     }
 
 
@@ -62,6 +71,8 @@ def test_ratios_are_printed_where_the_gate_passed(report):
     assert "huge, batch 256 | does not fit" in text
     assert "512 channels of GoogLeNet, 256 steps at 224 px, in 10.0 s; all 5488 would take 107 s." in text
     assert "-0.40%" in text
+    assert "| 256 | 7.7e-05 | 4.0e-08 | 1.0e-06 |" in text
+    assert "12.2500 (reference), 12.5000 (kernels), 12.0000 (rounding)" in text
     assert gpu_report.healthy(report)
 
 

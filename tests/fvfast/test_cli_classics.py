@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -179,7 +180,10 @@ def test_bad_input_to_the_others_is_one_sentence(cli, photo, arguments, sentence
     assert err.count("\n") == 1
 
 
-def test_alpha_of_what_has_none_is_said(cli):
-    code, _, err = cli("render", MODEL, "deep:1", "--steps", 1, "--alpha")
-    assert code == 0
-    assert "--alpha leaves images opaque that are not phases" in err
+def test_an_opacity_is_learnt_where_there_is_none_and_comes_back_from_the_file(cli):
+    code, out, err = cli("render", MODEL, "deep:1", "--steps", 2, "--alpha", "--json")
+    assert (code, err) == (0, "")
+    file = json.loads(out)["renders"][0]["file"]
+    assert PIL.Image.open(file).mode == "RGBA"
+    assert cli("render", "--from", file, "--out", "again")[0] == 0
+    assert Path("again", Path(file).name).read_bytes() == Path(file).read_bytes()

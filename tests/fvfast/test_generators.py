@@ -71,7 +71,7 @@ def test_a_generator_is_copied_frozen_and_in_eval_mode():
 def test_the_prior_is_the_weighted_square_of_the_latent():
     image = images(Generator(Painter(), (4,)).on(CPU), prior=0.3)
     expected = [0.3 * sum(z * z for z in row) for row in image.parameter.tolist()]
-    assert image.prior().tolist() == pytest.approx(expected, rel=1e-5)
+    assert image.prior(torch.zeros(2)).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_prior_keeps_the_latent_near_and_the_objective_lower(tiny):

@@ -86,6 +86,36 @@ def test_every_parameterisation_and_objective_goes_through_the_loop():
     assert render("out:1", recipe="lucent", size=64).history.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image": "pyramid"},
+        {"image": "cppn"},
+        {"alpha": True},
+        {"align": True, "interpolate": 3},
+        {"patience": 3},
+        {"frames": 5, "snapshots": [0, 3, 17]},
+        {"start": torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_what_belongs_to_one_call_goes_through_a_graph(options):
+    result = render(["out:1", "out:2"], dtype="float32", **options)
+    assert result.stages["capture"] > 0
+    assert (result.objective > result.objective_start).all()
+    cpu = render(["out:1", "out:2"], device="cpu", **options)
+    torch.testing.assert_close(result.history, cpu.history, rtol=2e-2, atol=1e-3, equal_nan=True)
+    assert [step for step, _ in result.snapshots[0]] == [step for step, _ in cpu.snapshots[0]]
+
+
+def test_pictures_and_dead_starts_go_through_a_graph():
+    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert render(o.caricature("out", picture)).objective[0] > 1
+    dead = Net()
+    dead.norm.bias.data.fill_(-9)
+    assert render("act:0-3", dead, steps=40).objective.max() > 0
+
+
 def test_a_hundred_renders_do_not_grow_memory():
     used = []
     for _ in range(100):

@@ -14,7 +14,7 @@ from fvfast.images import COLOUR, Frame
 from fvfast.objectives import channel
 from fvfast.phase import Phase, column_weights, magnitude, standard_deviation
 from fvfast.recipes import RECIPES, Recipe, choose
-from fvfast.session import _shared_settings
+from fvfast.session import shared_settings
 from fvfast.views import identity
 
 CPU = torch.device("cpu")
@@ -139,8 +139,8 @@ def test_phases_rise_and_carry_their_opacity(tiny, tmp_path):
 def test_phases_of_other_magnitudes_do_not_share_a_batch():
     steep = dataclasses.replace(RECIPES["maco"], steps=2, decay=2.0)
     flat = dataclasses.replace(steep, decay=0.5)
-    assert _shared_settings(steep) != _shared_settings(flat)
-    assert _shared_settings(steep) == _shared_settings(dataclasses.replace(steep, lr=0.3))
+    assert shared_settings(steep) != shared_settings(flat)
+    assert shared_settings(steep) == shared_settings(dataclasses.replace(steep, lr=0.3))
 
 
 def test_a_fourier_image_has_no_opacity(tiny, tmp_path):

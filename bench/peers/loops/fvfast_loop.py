@@ -1,0 +1,31 @@
+"""fvfast itself, by `fvfast.render`, with a named recipe: steps and size as asked, the rest the recipe's own.
+
+Several images are one batch (`batch=`), so that the threads are those that were asked for. The loop's seconds are the
+ones that `render` reports: its first steps are among them, so fvfast comes out a little slower than by the others'
+clock.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+import fvfast
+from bench.peers.task import Clock, Task
+
+DTYPES = {"cuda": "bfloat16"}  # where it is not float32 by default
+
+
+def render(net: nn.Module, task: Task, clock: Clock, recipe: str) -> Tensor:
+    """net: not used: fvfast loads the same network itself, as `fvfast.load()`."""
+    result = fvfast.render(
+        target=[f"{task.layer}:{channel}" for channel in task.channels],
+        recipe=recipe,
+        size=task.size,
+        steps=task.steps,
+        seed=task.seed,
+        batch=len(task.channels),
+        device=task.device,
+        threads=task.threads,
+    )
+    clock.took(task.steps, result.stages["loop"])
+    return result.images

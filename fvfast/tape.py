@@ -1,0 +1,184 @@
+"""A network as a flat list of tensor operations, recorded from one run of it.
+
+Modules, hooks and Python's own control flow are left behind: what is replayed is what a fixed input size needs for the
+wanted outputs, and nothing else. That is what other passes rewrite (`fvfast.fusion`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A place in a replay's memory: the image is 0, every result of an operation has a number of its own."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: what is called with what, and where its results go (None for one that is no tensor)."""
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: tuple[int | None, ...]
+
+    @property
+    def inputs(self) -> list[int]:
+        """The places that it reads, one entry a reading."""
+        return [ref.index for ref in _refs((self.args, self.kwargs))]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Operations in order, and the places of the outputs. Calling it replays them; autograd sees ordinary operations.
+
+    shapes: of every tensor that was seen, by place.
+    """
+
+    ops: tuple[Op, ...]
+    outputs: tuple[int, ...]
+    shapes: dict[int, torch.Size] = field(repr=False)
+    _last_use: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for number, op in enumerate(self.ops):
+            self._last_use.update(dict.fromkeys(op.inputs, number))
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        memory: dict[int, Any] = {0: image}
+        for number, op in enumerate(self.ops):
+            found = op.call(*filled(op.args, memory), **filled(op.kwargs, memory))
+            for place, value in zip(op.out, found if isinstance(found, (tuple, list)) else (found,), strict=True):
+                if place is not None:
+                    memory[place] = value
+            for place in op.inputs:  # what nothing reads any more is not kept
+                if self._last_use[place] == number and place not in self.outputs:
+                    memory.pop(place, None)
+        return [memory[place] for place in self.outputs]
+
+    def uses(self) -> Counter[int]:
+        """How often each place is read; being an output counts too."""
+        return Counter([*(place for op in self.ops for place in op.inputs), *self.outputs])
+
+
+def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape | None:
+    """The operations by which `run` makes its outputs from an image [B, C, H, W]; None where they cannot be replayed.
+
+    They cannot where an operation writes into a tensor that others share, or draws random numbers.
+    """
+    mode = _Recorder(image)
+    with torch.no_grad(), mode:
+        outputs = [mode.place(output) for output in run(image)]
+    if mode.refused or None in outputs:
+        return None
+    return _needed(Tape(tuple(mode.ops), tuple(o for o in outputs if o is not None), mode.shapes))
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down every operation, with tensors by number; what it did not see made (weights) is kept as it is."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.ops: list[Op] = []
+        self.refused = False
+        self.places: dict[int, int] = {id(image): 0}
+        self.shapes = {0: image.shape}
+        self._alive: list[Tensor] = [image]  # an id is unique only as long as its tensor lives
+        self._storages: Counter[int] = Counter({image.untyped_storage().data_ptr(): 1})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # skipping it imports it, which takes seconds; nothing is compiled in here
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        call, changed = func, None
+        before = (self._numbered(args), self._numbered(kwargs))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.refused = True
+        if func._schema.is_mutable:
+            call, changed = _out_of_place(func), args[0] if args else None
+            # Only its own tensor may change: one that a view shares would change elsewhere too.
+            if call is None or not isinstance(changed, Tensor) or self._shared(changed):
+                self.refused = True
+        found = func(*args, **kwargs)
+        results = found if isinstance(found, (tuple, list)) else (found,)
+        self.ops.append(Op(call or func, *before, tuple(map(self._new, results))))
+        return found
+
+    def place(self, tensor: Tensor) -> int | None:
+        return self.places.get(id(tensor))
+
+    def _new(self, tensor: Any) -> int | None:
+        if not isinstance(tensor, Tensor):
+            return None
+        if id(tensor) not in self.places:  # what was written into in place comes back under a new number
+            self._alive.append(tensor)
+            self._storages[tensor.untyped_storage().data_ptr()] += 1
+        place = self.places[id(tensor)] = len(self.shapes)
+        self.shapes[place] = tensor.shape
+        return place
+
+    def _shared(self, tensor: Tensor) -> bool:
+        return id(tensor) not in self.places or self._storages[tensor.untyped_storage().data_ptr()] > 1
+
+    def _numbered(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            place = self.place(value)
+            return value if place is None else Ref(place)
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._numbered(v) for v in value)
+        if isinstance(value, dict):
+            return {key: self._numbered(v) for key, v in value.items()}
+        return value
+
+
+def _out_of_place(func: Any) -> Any:
+    """The operation that returns what `func` writes into its first argument, `add` for `add_`; None if none does."""
+    namespace, _, name = func._schema.name.partition("::")
+    if not name.endswith("_"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
+    return getattr(packet, func._overloadname, None)
+
+
+def _needed(tape: Tape) -> Tape:
+    """Without the operations that no output needs."""
+    wanted = set(tape.outputs)
+    kept: list[Op] = []
+    for op in reversed(tape.ops):
+        if wanted.intersection(op.out):
+            wanted.update(op.inputs)
+            kept.append(replace(op, out=tuple(place if place in wanted else None for place in op.out)))
+    return Tape(tuple(reversed(kept)), tape.outputs, tape.shapes)
+
+
+def _refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from _refs(v)
+    elif isinstance(value, dict):
+        yield from _refs(list(value.values()))
+
+
+def filled(value: Any, memory: Mapping[int, Any]) -> Any:
+    """Arguments with what the memory holds in place of each `Ref`."""
+    if isinstance(value, Ref):
+        return memory[value.index]
+    if isinstance(value, (tuple, list)):
+        return type(value)(filled(v, memory) for v in value)
+    if isinstance(value, dict):
+        return {key: filled(v, memory) for key, v in value.items()}
+    return value
