@@ -255,7 +255,8 @@ def _render(
             break
         atlas.failures += made.failures
         for image, target, spec in zip(made.images, made.targets, made.specs, strict=True):
-            if spec["steps"] == options["recipe"].steps:  # not one that was stopped on the way
+            # One that was stopped on the way is made again; one that reached a plateau before its last step is done.
+            if not made.interrupted or spec["steps"] == options["recipe"].steps:
                 files.write_png(files.to_pil(image), paths[target])
                 atlas.rendered += 1
     tell("cells", atlas.skipped + atlas.rendered, len(icons))
