@@ -397,7 +397,8 @@ def test_lucents_own_inceptionv1_gets_its_range():
             return self.conv(x)
 
     render.render_vis(InceptionV1(), "conv:0", lambda: param.image(16, sd=9), thresholds=(1,), **small())
-    low, high = ranges[-1]
+    # The network is also traced, with noise of a few units, before and after it sees the image.
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     assert -117 <= low < -50
     assert 50 < high <= 138
 
