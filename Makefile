@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# `make bench` measures what any machine can, `make gpu` what only an NVIDIA GPU can.
-.PHONY: demo test bench gpu lint types format clean
+# `make bench` measures what any machine can, `make gpu` what only an NVIDIA GPU can. `make docs` builds the site.
+.PHONY: demo test bench gpu docs lint types format clean
 
 demo: .venv/base
 	$(BIN)/fvfast render --out renders
@@ -16,6 +16,10 @@ bench: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m bench.gpu_report
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -34,6 +38,10 @@ clean:
 .venv/base: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/docs: .venv/base pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv/dev: .venv/base pyproject.toml

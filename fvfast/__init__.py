@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fvfast.activation_atlases import ActivationAtlas as ActivationAtlas
+    from fvfast.activation_atlases import activation_atlas as activation_atlas
     from fvfast.atlases import AtlasProgress as AtlasProgress
     from fvfast.atlases import AtlasResult as AtlasResult
     from fvfast.atlases import atlas as atlas
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 # Importing torch takes seconds; `fvfast --help` should not.
 _HOMES = {
+    "ActivationAtlas": "activation_atlases",
+    "activation_atlas": "activation_atlases",
     "AtlasProgress": "atlases",
     "AtlasResult": "atlases",
     "atlas": "atlases",
@@ -61,6 +65,7 @@ _HOMES = {
 }
 __all__ = [
     "RECIPES",
+    "ActivationAtlas",
     "AtlasProgress",
     "AtlasResult",
     "Dream",
@@ -75,6 +80,7 @@ __all__ = [
     "Store",
     "Trace",
     "Views",
+    "activation_atlas",
     "atlas",
     "dream",
     "keep",

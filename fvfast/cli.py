@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast import cli_store
+from fvfast.cli_activations import activation_atlas
 from fvfast.cli_atlas import atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
@@ -399,6 +400,7 @@ app.command()(speed)
 app.command()(atlas)
 app.command()(examples)
 app.command()(dashboard)
+app.command()(activation_atlas)
 app.command()(quality)
 app.add_typer(cli_store.app, name="store")
 

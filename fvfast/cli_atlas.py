@@ -126,17 +126,18 @@ class Board(Screen):
 
         self.console = Console(stderr=True, highlight=False)
         self.bar = Progress(
-            TextColumn(f"{{task.fields[count]}} {unit}"),
+            TextColumn("{task.fields[count]} {task.fields[unit]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn(f"{{task.fields[rate]:>6}} {unit}/s"),
+            TextColumn("{task.fields[rate]:>6} {task.fields[unit]}/s"),
             TextColumn("{task.fields[left]} left"),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=None, count="0/?", rate="", left="?")
+        self.task = self.bar.add_task("", total=None, count="0/?", rate="", left="?", unit=unit)
         self.interrupted = False
+        self._had: float | None = None  # what was done before this run began to count
 
     def __enter__(self) -> Board:
         super().__enter__()
@@ -152,6 +153,17 @@ class Board(Screen):
         elapsed = self.bar.tasks[0].elapsed or 0
         rate = done / elapsed if elapsed > 0.5 else 0.0
         self._update(done, done, total, rate, (total - done) / rate if rate else None)
+
+    def count(self, unit: str, done: float, total: int) -> None:
+        """As `tick`, for work that counts one thing after another: the rate starts anew with each."""
+        if self.bar.tasks[0].fields["unit"] != unit:
+            self.bar.reset(self.task, total=total, count=f"0/{total}", rate="", left="?", unit=unit)
+            self._had = None
+        if self._had is None:
+            self._had = done
+        elapsed = self.bar.tasks[0].elapsed or 0
+        rate = (done - self._had) / elapsed if elapsed > 0.5 else 0.0
+        self._update(done, int(done), total, rate, (total - done) / rate if rate else None)
 
     def _update(self, completed: float, done: int, total: int, rate: float, left: float | None) -> None:
         self.bar.update(

@@ -25,6 +25,7 @@ from fvfast.rendering import pick_device
 from fvfast.store import DEFAULT, Store
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
 BATCH = 16
 PICTURE = 192  # pixels of a kept example's longer side, at most
 REACH = 0.9  # the share of the gradient's energy that a box holds
@@ -86,7 +87,7 @@ def find(
     started = time.perf_counter()
     if top < 1 or neighbours < 0:
         raise FvfastError("--top must be 1 or more, --neighbours 0 or more")
-    paths = _pictures(Path(folder))
+    paths = pictures_in(Path(folder))
     loaded, where = models.load(model, weights), pick_device(device)
     module = pristine(loaded.module, where)
     view, known = layers.input_size(module, size or loaded.size, loaded.size, loaded.name)
@@ -132,8 +133,8 @@ class Look:
             views = []
             for path in paths[begin : begin + BATCH]:
                 try:
-                    view, square = self._view(path)
-                except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+                    view, square = self.view(path)
+                except UNREADABLE as error:
                     failures.append(f"{path} is not a readable image ({type(error).__name__})")
                     continue
                 seen.append(square)
@@ -146,7 +147,8 @@ class Look:
         count = self.layer.channels
         return seen, torch.cat([torch.empty(0, count), *values]), torch.cat([torch.empty(0, count, 2), *places])
 
-    def _view(self, path: Path) -> tuple[Tensor, Seen]:
+    def view(self, path: Path) -> tuple[Tensor, Seen]:
+        """([3, R, R] the square in an image's middle, in 0..1; which square). Raises one of `UNREADABLE`."""
         picture = _open(path)
         side = min(picture.size)
         square = Seen(path, (picture.width - side) // 2, (picture.height - side) // 2, side)
@@ -158,13 +160,13 @@ class Look:
     def peaks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """([B, C] largest activation, [B, C, 2] its place) of images [B, 3, R, R] in 0..1."""
         seen = (images.to(self.device) - self.mean) / self.std
-        grid = self._grid(self.tap(seen)[self.layer.name].float())  # [B, C, H, W]
+        grid = self.grid(self.tap(seen)[self.layer.name].float())  # [B, C, H, W]
         height, width = grid.shape[2:]
         value, at = grid.flatten(2).max(2)
         place = torch.stack([(at // width + 0.5) / height, (at % width + 0.5) / width], 2)
         return value.cpu(), place.cpu()
 
-    def _grid(self, activations: Tensor) -> Tensor:
+    def grid(self, activations: Tensor) -> Tensor:
         """Tokens laid out as the patches lie in the image; class tokens, which lie nowhere, left out."""
         layer = self.layer
         if layer.tokens is None or layer.height is None or layer.width is None:
@@ -176,7 +178,7 @@ class Look:
         """How much of the image's width decides what the middle of the layer sees: 0..1, measured by its gradient."""
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, 3, self.size, self.size, generator=generator).to(self.device).requires_grad_()
-        grid = self._grid(self.tap(image)[self.layer.name].float())
+        grid = self.grid(self.tap(image)[self.layer.name].float())
         height, width = grid.shape[2:]
         if height * width == 1:
             return 1.0
@@ -246,7 +248,8 @@ def _span(energy: Tensor) -> int:
     return high - low + 1
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Every file below a folder whose name ends like a picture's, sorted. Raises FvfastError where there is none."""
     if not folder.is_dir():
         raise FvfastError(f"no folder {folder}")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())

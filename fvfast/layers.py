@@ -44,6 +44,14 @@ class Layer:
             return output.transpose(1, 2)[..., None]
         return output[..., None, None]
 
+    def original(self, standard: Tensor) -> Tensor:
+        """What `standard` was made of: the output as the module gave it."""
+        if self.tokens is not None:
+            return standard[..., 0].transpose(1, 2)
+        if self.height is None:
+            return standard[..., 0, 0]
+        return standard.permute(0, 2, 3, 1) if self.channels_last else standard
+
     def position(self, y: int, x: int) -> tuple[int, int]:
         """Where grid position (y, x) lies in the last two axes of `standard`."""
         if self.tokens is None or self.width is None or self.height is None:
@@ -52,10 +60,11 @@ class Layer:
         return self.tokens - self.height * self.width + y * self.width + x, 0
 
 
-def trace(module: nn.Module, size: int) -> dict[str, Layer]:
+def trace(module: nn.Module, size: int, inputs: int = 3) -> dict[str, Layer]:
     """Run one square image through `module` (in eval mode) and describe every layer, in the order of the forward pass.
 
-    Returns a dictionary by name; the network's own output is `logits`. Raises whatever the network raises.
+    inputs: the image's channels. Returns a dictionary by name; the network's own output is `logits`. Raises whatever
+    the network raises.
     """
     calls: dict[str, int] = {}
     found: dict[str, Layer] = {}
@@ -75,7 +84,7 @@ def trace(module: nn.Module, size: int) -> dict[str, Layer]:
     ]
     try:
         parameter = next(module.parameters(), torch.zeros(()))
-        image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             output = module(image.to(parameter))
     finally:

@@ -85,20 +85,22 @@ def prepare(
     size: int,
     dtype: torch.dtype,
     wide: bool = False,
+    inputs: int = 3,
 ) -> Fast:
     """Copies of a `pristine` module for the hot loop, with the same outputs at the layers `wanted`.
 
     Weights are frozen (no weight gradients), batch-norms folded into the convolutions before them, in-place
     operations made out-of-place, memory laid out channels-last, and everything cast to `dtype`.
     size: the input size in pixels at which the layers were traced. wide: let the stem take four channels, if it can.
+    inputs: the image's channels.
     """
     plain = copy.deepcopy(module)
     for child in plain.modules():
         if getattr(child, "inplace", False) is True:
             setattr(child, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors and modules)
-    folded, unfit = _fold(plain, layers, wanted, size)
-    channels = 3
-    if wide and not unfit and widen(folded, layers, list(wanted), size):
+    folded, unfit = _fold(plain, layers, wanted, size, inputs)
+    channels = inputs
+    if wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size):
         channels = 4
     folded, plain = (_laid_out(network).requires_grad_(False).to(dtype=dtype) for network in (folded, plain))
     return Fast(folded, plain, layers, wanted, unfit, channels)
@@ -111,7 +113,7 @@ def _laid_out(module: nn.Module) -> nn.Module:
 
 
 def _fold(
-    module: nn.Module, layers: Mapping[str, Layer], wanted: Collection[str], size: int
+    module: nn.Module, layers: Mapping[str, Layer], wanted: Collection[str], size: int, inputs: int = 3
 ) -> tuple[nn.Module, frozenset[str]]:
     """A copy with every batch-norm folded whose input is a convolution's output, and where that shows.
 
@@ -119,7 +121,7 @@ def _fold(
     output goes elsewhere too is folded wrongly, so the wanted layers are compared before and after.
     """
     parameter = next(module.parameters(), torch.zeros(()))
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
     folded = copy.deepcopy(module)
     for conv_name, norm_name in _pairs(module, image):
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)

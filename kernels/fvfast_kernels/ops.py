@@ -59,7 +59,8 @@ def synthesize(
         width: W, which M alone does not tell.
         out_size: (Rh, Rw).
         colour: (3, 3), from decorrelated to RGB channels: out = colour @ in.
-        mean, std: (3,), the network's normalisation on the range 0..1.
+        mean: (3,), the network's normalisation on the range 0..1.
+        std: (3,), the same.
         magnitude: (3, H, M) or one an image, (B, 3, H, M). If given, `spectrum` is the phase, (B, 3, H, M) in
             radians, of S = magnitude e^{i phase}, and the gradient is the phase's (MaCo).
         gain: factor before the sigmoid.

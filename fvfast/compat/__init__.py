@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on this engine, for scripts that were written for them."""
