@@ -54,12 +54,23 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        fit = self.plain is None or self.unfit.isdisjoint(wanted)
-        tap = self.folded if fit or self.plain is None else self.plain
+        tap = self._tap(wanted)
         # A mode that catches functions (`fvfast.redirect`) sees nothing of what is replayed.
         plain = image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0
         lowered = None if plain else self._lower(tap, image, wanted)
         return tap(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
+
+    def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
+        """Lower the network now for images of a shape, [B, 3, H, W], and layers, where it would be at the first call."""
+        wanted = sorted(names)
+        tap = self._tap(wanted)
+        if next(tap.module.parameters(), torch.zeros(())).device.type == "cpu":
+            self._lower(tap, torch.empty(shape, dtype=dtype), wanted)
+
+    def _tap(self, names: Collection[str]) -> Tap:
+        """The copy that serves these layers."""
+        fit = self.plain is None or self.unfit.isdisjoint(names)
+        return self.folded if fit or self.plain is None else self.plain
 
     def _lower(self, tap: Tap, image: Tensor, names: list[str]) -> Reversible | None:
         """The network as fused operations (`fvfast.lowering`), made once for each set of layers and shape of images."""

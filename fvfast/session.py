@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fvfast import prepare, targets
 from fvfast.blending import Shared, Transparent
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.images import Frame
 from fvfast.job import Job
@@ -112,7 +112,9 @@ class Session:
             seconds = time.perf_counter() - prepared
             result = self._gather(begun, judge, seconds)
         waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
-        self.stages |= {"prepare": prepared - started, **waits, "loop": seconds - sum(waits.values())}
+        lowered = self.stages.pop("lower", 0.0)
+        self.stages |= {"prepare": prepared - started + lowered, **waits}
+        self.stages["loop"] = seconds - lowered - sum(waits.values())
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
         return result
@@ -129,11 +131,25 @@ class Session:
             poll = functools.partial(self._poll, batches)
             notify = self._once()
             try:
+                self._ready(batches, tap)
                 begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll, notify=notify)
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
                 self._shrink(error, len(batches))
+
+    def _ready(self, batches: Sequence[Batch], tap: prepare.Fast) -> None:
+        """Have the network ready in every form that the batches will ask for (`fvfast.lowering`)."""
+        started = time.perf_counter()
+        for batch in batches:
+            names = {name for objective, _ in batch.objectives for name in objective.layers}
+            shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
+            try:
+                if names:
+                    tap.ready(shape, self.job.dtype, names)
+            except Exception as error:
+                raise (OutOfMemory(batch) if is_out_of_memory(error) else error) from error
+        self.stages["lower"] = self.stages.get("lower", 0.0) + time.perf_counter() - started
 
     def _once(self) -> Callable[[str], None]:
         """`notify` for the workers: a sentence that several batches have to say is said once."""

@@ -64,6 +64,13 @@ CONTENDERS = {
             package="fvfast",
         ),
         Contender(
+            "fvfast-bfloat16",
+            "fvfast",
+            "the recipe `default` with `--dtype bfloat16`",
+            options={"recipe": "default", "dtype": "bfloat16"},
+            package="fvfast",
+        ),
+        Contender(
             "fvfast-lucent",
             "fvfast",
             "the recipe `lucent`: lucent's parameterisation, views and learning rate, seen at 224 px",

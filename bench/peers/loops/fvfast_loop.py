@@ -15,11 +15,12 @@ from bench.peers.task import Clock, Task
 DTYPES = {"cuda": "bfloat16"}  # where it is not float32 by default
 
 
-def render(net: nn.Module, task: Task, clock: Clock, recipe: str) -> Tensor:
+def render(net: nn.Module, task: Task, clock: Clock, recipe: str, dtype: str | None = None) -> Tensor:
     """net: not used: fvfast loads the same network itself, as `fvfast.load()`."""
     result = fvfast.render(
         target=[f"{task.layer}:{channel}" for channel in task.channels],
         recipe=recipe,
+        dtype=dtype,
         size=task.size,
         steps=task.steps,
         seed=task.seed,
