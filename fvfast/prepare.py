@@ -61,7 +61,7 @@ class Fast:
         return tap(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
-        """Lower the network now for images of a shape, [B, 3, H, W], and layers, where it would be at the first call."""
+        """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
         wanted = sorted(names)
         tap = self._tap(wanted)
         if next(tap.module.parameters(), torch.zeros(())).device.type == "cpu":
