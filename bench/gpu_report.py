@@ -229,7 +229,7 @@ def markdown(report: dict[str, Any]) -> str:
             f"{end['median change of the final objective']:+.2%} (median of its size "
             f"{end['median of its size']:.2%}).",
             "## The kernels' way and the reference path's",
-            trajectories.words(report["trajectories"]),
+            trajectories.summary(report["trajectories"]),
             "",
         ]
     )

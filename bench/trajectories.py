@@ -142,10 +142,10 @@ def _relative(one: Tensor, truth: Tensor) -> list[float]:
 def words(stored: dict[str, Any]) -> str:
     """What docs/quality.md shows of a stored measurement."""
     where = "on a GPU" if stored["kernels"] == "compiled" else "in Triton's interpreter on a CPU"
-    return f"{_summary(stored)}\n\n`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
+    return f"{summary(stored)}\n\n`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
 
 
-def _summary(found: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> str:
     """The table of `measure`, and what the final objectives are."""
     case, rows, ends = found["case"], found["rows"], found["final objective"]
     header = ["step", *(f"{path}: {name}" for path in PATHS for name in ("spectrum", "canvas", "objective"))]

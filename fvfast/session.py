@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fvfast import prepare, targets
 from fvfast.blending import Shared, Transparent
-from fvfast.errors import FvfastError, is_out_of_memory
+from fvfast.errors import FvfastError
 from fvfast.expressions import Objective
 from fvfast.images import Frame
 from fvfast.job import Job
@@ -144,11 +144,8 @@ class Session:
         for batch in batches:
             names = {name for objective, _ in batch.objectives for name in objective.layers}
             shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
-            try:
-                if names:
-                    tap.ready(shape, self.job.dtype, names)
-            except Exception as error:
-                raise (OutOfMemory(batch) if is_out_of_memory(error) else error) from error
+            if names:
+                tap.ready(shape, self.job.dtype, names)
         self.stages["lower"] = self.stages.get("lower", 0.0) + time.perf_counter() - started
 
     def _once(self) -> Callable[[str], None]:

@@ -40,7 +40,7 @@ def answer(contender: Contender, task: Task) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     loop = importlib.import_module(f"bench.peers.loops.{contender.loop}_loop")
-    net = network(task.device)
+    net = None if contender.loop == "fvfast" else network(task.device)  # fvfast loads its own
     clock = Clock(task)
     started = time.perf_counter()
     canvas = loop.render(net, task, clock, **contender.options)

@@ -22,6 +22,11 @@ def settle(module: nn.Module) -> nn.Module:
     return module
 
 
+def unrecorded(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, by way of a random one: a network with a habit outside of its tensors must not be recorded."""
+    return x + 0 * torch.rand((), dtype=x.dtype)
+
+
 class Tiny(nn.Module):
     """conv, batch-norm and an in-place ReLU, twice; then ten logits."""
 
@@ -296,7 +301,7 @@ class Slow(nn.Module):
 
     def forward(self, x):
         time.sleep(0.05)
-        return self.conv(x)
+        return self.conv(unrecorded(x))
 
 
 class Hungry(nn.Module):
@@ -331,4 +336,4 @@ class Mortal(Tiny):
                     pass
                 else:
                     os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(x)
+        return super().forward(unrecorded(x))

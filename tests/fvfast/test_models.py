@@ -114,7 +114,7 @@ def test_a_module_is_wrapped_and_a_model_handed_through(tiny):
     ("name", "sentence"),
     [
         ("resnet81", "unknown model 'resnet81' (did you mean resnet18"),
-        ("efficientnet_lite", "unknown model 'efficientnet_lite' (did you mean efficientnet_lite0"),
+        ("efficientnet_lite", "unknown model 'efficientnet_lite' (did you mean efficientnet_lite"),
         ("efficientnet_lite9", "unknown model 'efficientnet_lite9' (did you mean efficientnet_lite0?)"),
         ("ResNet18", "unknown model 'ResNet18' (did you mean resnet18"),
         ("", "unknown model ''; see `fvfast models`"),

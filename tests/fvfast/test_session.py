@@ -33,7 +33,7 @@ class Limited(nn.Module):
             finally:
                 with LOCK:
                     BUSY.remove(len(x))
-        return self.conv(x)
+        return self.conv(x + 0 * torch.rand(()))  # random numbers are not recorded, so this runs at every step
 
 
 LOCK, MEETING = threading.Lock(), threading.Event()

@@ -7,7 +7,7 @@ clock.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import fvfast
 from bench.peers.task import Clock, Task
@@ -15,8 +15,8 @@ from bench.peers.task import Clock, Task
 DTYPES = {"cuda": "bfloat16"}  # where it is not float32 by default
 
 
-def render(net: nn.Module, task: Task, clock: Clock, recipe: str, dtype: str | None = None) -> Tensor:
-    """net: not used: fvfast loads the same network itself, as `fvfast.load()`."""
+def render(net: None, task: Task, clock: Clock, recipe: str, dtype: str | None = None) -> Tensor:
+    """net: none: fvfast loads the same network itself, as `fvfast.load()`."""
     result = fvfast.render(
         target=[f"{task.layer}:{channel}" for channel in task.channels],
         recipe=recipe,
