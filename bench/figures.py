@@ -11,7 +11,7 @@ import altair as alt
 from bench import record
 from bench.report import DOCS
 
-OURS, THEIRS = "#c2410c", "#a8a29e"
+OURS, THEIRS = "#0d6b68", "#a8a29e"  # the dashboard's accent
 WIDTH = 460
 
 
@@ -39,7 +39,7 @@ def rates(stored: dict[str, Any]) -> Any:
         if row["batch"] == 1 and row["target"] == "_blocks.10:3" and "failed" not in row
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(  # pyright: ignore[reportAttributeAccessIssue]
-        y=alt.Y("contender:N", sort="-x", title=None)
+        y=alt.Y("contender:N", sort=alt.EncodingSortField("steps/s", order="descending"), title=None)
     )
     colour = alt.Color("kind:N", scale=alt.Scale(domain=["fvfast", "other"], range=[OURS, THEIRS]), legend=None)
     bars = base.mark_bar(cornerRadiusEnd=2).encode(
@@ -84,3 +84,8 @@ def _save(chart: Any, name: str) -> Path:
     path = DOCS / "images" / f"bench-{name}.svg"
     chart.configure(font="Helvetica, Arial, sans-serif").configure_view(stroke=None).save(str(path))
     return path
+
+
+if __name__ == "__main__":
+    for drawn in draw_all():
+        print(drawn)

@@ -36,15 +36,19 @@ from bench.peers.judge import Judge
 from bench.peers.task import Task
 from bench.report import table
 from fvfast import trials
-from fvfast.recipes import choose
+from fvfast.recipes import RECIPES, Recipe, choose
 from fvfast.targets import parse
+from fvfast.views import Views
 
 KIND, COMMAND = "time-to-quality", "python -m bench.time_to_quality"
-SIZE, LUCENT_STEPS, EVERY = 224, 512, 4
-LONGER = 1.5  # a way may take so many times its recipe's steps to get there
-WAYS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "default, bfloat16": {"dtype": "bfloat16"},
+SIZE, LUCENT_STEPS, EVERY = 224, 512, 8
+LONGER = 3  # a way may take so many times its recipe's steps to get there
+# The default recipe, and the recipe of its channels for every feature, with views that are nearer to the canvas.
+WAYS: dict[str, Recipe | None] = {
+    "default": None,
+    "mild views": dataclasses.replace(
+        RECIPES["default"], views=Views(jitter=8, zoom=(0.95, 1.05), stretch=1.05, shear=5)
+    ),
 }
 
 
@@ -57,14 +61,14 @@ def lucent(worker: Worker, judge: Judge, target: str, folder: Path) -> dict[str,
     return {"objective": objective, "seconds": LUCENT_STEPS / answer["steps_per_s"]}
 
 
-def ours(judge: Judge, target: str, options: dict[str, Any]) -> dict[str, Any]:
+def ours(judge: Judge, target: str, way: Recipe | None) -> dict[str, Any]:
     """A way's course: seconds of preparation and of the loop, and the objective after every few steps."""
     layer, channel = judge.feature(target)
     (objective,) = parse(target, judge.layers, judge.model)
-    recipe = choose("default", objective)
-    steps = int(recipe.steps * LONGER)
+    recipe = way or choose("default", objective)
+    steps = recipe.steps * LONGER
     result = fvfast.render(
-        target=target, recipe=dataclasses.replace(recipe, steps=steps), size=SIZE, threads=1, every=EVERY, **options
+        target=target, recipe=dataclasses.replace(recipe, steps=steps), size=SIZE, threads=1, every=EVERY
     )
     course = [(step, judge(image[None], layer, (channel,))[0]) for step, image in result.snapshots[0]]
     return {"prepare": result.stages["prepare"], "loop": result.stages["loop"], "steps": steps, "course": course}
@@ -81,30 +85,31 @@ def seconds_to(goal: float, run: dict[str, Any]) -> float | None:
     return None
 
 
-def measure(targets: Sequence[str], done: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for those targets that have none yet, kept one by one."""
-    rows = list(done)
+def measure(targets: Sequence[str], done: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
+    """Whatever is missing, feature by feature: lucent first, then each of the ways. Kept one by one."""
+    rows = {row["target"]: row for row in done}
     settings = Settings(LUCENT_STEPS, 1, 1, "cpu", math.inf)
     judge = Judge()
-    missing = [target for target in targets if target not in {row["target"] for row in rows}]
+    missing = [t for t in targets if t not in rows or not set(ways) <= set(rows[t]["ways"])]
     began = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as name,
         Worker(contenders.choose(["lucent"])[0], settings, Path(name)) as worker,
     ):
         for number, target in enumerate(missing, 1):
-            truth = lucent(worker, judge, target, Path(name))
-            runs = {way: ours(judge, target, options) for way, options in WAYS.items()}
-            rows.append({"target": target, "lucent": truth, "ways": runs})
-            record.save(KIND, COMMAND, rows, size=SIZE)
+            if target not in rows:
+                rows[target] = {"target": target, "lucent": lucent(worker, judge, target, Path(name)), "ways": {}}
+            for way in ways:
+                if way not in rows[target]["ways"]:
+                    rows[target]["ways"][way] = ours(judge, target, WAYS[way])
+            record.save(KIND, COMMAND, list(rows.values()), size=SIZE)
             each = (time.perf_counter() - began) / number
             print(
-                f"{len(rows)}/{len(targets)} {target}: {each / 60:.1f} min each, "
+                f"{number}/{len(missing)} {target}: {each / 60:.1f} min each, "
                 f"{each * (len(missing) - number) / 60:.0f} min left",
                 file=sys.stderr,
                 flush=True,
             )
-    return rows
 
 
 def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, float]:
@@ -141,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, default=32, help="how many")
     parser.add_argument("--processor", type=int, default=None, help="which to use (default: the first)")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, help="only these (none: lucent alone)")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     options = parser.parse_args()
     stored = record.load(KIND)
@@ -150,7 +156,7 @@ def main() -> None:
             processors = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {processors[0] if options.processor is None else options.processor})
         torch.set_num_threads(1)
-        measure(trials.features(options.features), rows)
+        measure(trials.features(options.features), rows, list(WAYS) if options.ways is None else options.ways)
         stored = record.load(KIND)
     if not stored:
         sys.exit(f"bench.time_to_quality: nothing was measured yet: {COMMAND}")

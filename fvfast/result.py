@@ -110,3 +110,23 @@ class Render:
         if not any(self.frames):
             raise FvfastError("this render kept no frames: ask for them with frames=... (--video on the command line)")
         return video.write(film.grid(self.frames), path, rate)
+
+
+def notes(result: Render) -> list[str]:
+    """What a person should know of a finished render: which images stayed grey, or moved in vain."""
+    contrast = result.images.std((2, 3)).mean(1)  # [B]
+    found: list[str] = []
+    rows = zip(
+        result.targets,
+        contrast.tolist(),
+        result.objective_start.tolist(),
+        result.objective.tolist(),
+        strict=True,
+    )
+    for name, deviation, start, end in rows:
+        if deviation < 0.02 and not end > start:
+            found.append(f"{name} stayed grey: its gradient died (try another --seed, or a layer before a ReLU)")
+        elif end == start:
+            # A redirected gradient moves the image; whether that excites anything shows only in the objective.
+            found.append(f"{name} never woke: its gradient died (try another --seed, or a layer before a ReLU)")
+    return found

@@ -26,7 +26,7 @@ from fvfast.memory import largest_batch
 from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
 from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
-from fvfast.result import Progress, Render
+from fvfast.result import Progress, Render, notes
 from fvfast.step import Batch
 from fvfast.subjects import Subject, subject
 
@@ -312,7 +312,7 @@ class Session:
             network=job.model,
             subjects=[self._subject(image) for image in kept],
         )
-        result.notes = _notes(result)
+        result.notes = notes(result)
         return result
 
     def _rows(self, batch: Batch, judge: Tap, steps: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -391,26 +391,6 @@ def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
     # Spectra may differ in their envelopes; phases share one magnitude.
     magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
     return (*same, magnitude, views)
-
-
-def _notes(result: Render) -> list[str]:
-    """What a person should know of a finished render: which images stayed grey, or moved in vain."""
-    contrast = result.images.std((2, 3)).mean(1)  # [B]
-    found: list[str] = []
-    rows = zip(
-        result.targets,
-        contrast.tolist(),
-        result.objective_start.tolist(),
-        result.objective.tolist(),
-        strict=True,
-    )
-    for name, deviation, start, end in rows:
-        if deviation < 0.02 and not end > start:
-            found.append(f"{name} stayed grey: its gradient died (try another --seed, or a layer before a ReLU)")
-        elif end == start:
-            # A redirected gradient moves the image; whether that excites anything shows only in the objective.
-            found.append(f"{name} never woke: its gradient died (try another --seed, or a layer before a ReLU)")
-    return found
 
 
 def _device_name(device: torch.device) -> str:

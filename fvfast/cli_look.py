@@ -1,0 +1,70 @@
+"""The command line that looks at what there is: `fvfast layers`, `models` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from fvfast.cli_atlas import Json
+from fvfast.errors import FvfastError
+from fvfast.tables import print_columns
+
+Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help="As for `render`.")] = "efficientnet_lite0",
+    size: Annotated[int | None, typer.Option(help="Input size in px (default: the network's own).")] = None,
+    weights: Weights = "none",
+    as_json: Json = False,
+) -> None:
+    """List what a target may name: every layer's name, kind, channels and size, in the order of the forward pass."""
+    import torch
+
+    from fvfast.layers import input_size
+    from fvfast.models import load
+    from fvfast.prepare import pristine
+
+    loaded = load(model, weights)
+    chosen = loaded.size if size is None else size
+    if chosen < 1:
+        raise FvfastError(f"size must be 1 or more, not {chosen}")
+    seen, found = input_size(pristine(loaded.module, torch.device("cpu")), chosen, loaded.size, loaded.name)
+    if as_json:
+        rows = [
+            {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}
+            for v in found.values()
+        ]
+        print(json.dumps({"model": loaded.name, "size": seen, "layers": rows}, indent=2))
+        return
+    rows = [(v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()]
+    print_columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Only names that contain this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named, and where their weights are."""
+    from fvfast.models import names
+
+    found = [row for row in names() if pattern.lower() in row["name"].lower()]
+    if as_json:
+        print(json.dumps({"models": found}, indent=2))
+        return
+    if not found:
+        raise FvfastError(f"no model's name contains {pattern!r}")
+    print_columns(("model", "source", "weights"), [(r["name"], r["source"], r["weights"]) for r in found])
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, the device, and which path will run and why."""
+    from fvfast.doctor import report
+
+    found = report()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print_columns(None, [(key, str(value)) for key, value in found.items()])
