@@ -9,7 +9,7 @@ demo: .venv/base
 	$(BIN)/fvfast render --out renders
 
 test: lint types
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 bench: .venv/dev
 	$(BIN)/python -m bench.suite

@@ -114,6 +114,7 @@ def measure(targets: Sequence[str], done: Sequence[dict[str, Any]], ways: Sequen
 
 def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, float]:
     """The median ratio of lucent's time to a way's, its quartiles, and how many features got there."""
+    rows = [row for row in rows if way in row["ways"]]
     found = [(row["lucent"]["seconds"], seconds_to(row["lucent"]["objective"], row["ways"][way])) for row in rows]
     ratios = sorted(0.0 if mine is None else theirs / mine for theirs, mine in found)
     times = [math.inf if mine is None else mine for _, mine in found]
