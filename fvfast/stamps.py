@@ -20,7 +20,7 @@ def machine() -> dict[str, Any]:
     """Where and when: processor, its cores that this process may use, GPU and driver if any, versions, date, commit."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "device": gpu or f"{cores()} cores of {processor()}",
+        "device": gpu or f"{cores()} core{'s' if cores() > 1 else ''} of {processor()}",
         "processor": processor(),
         "cores": cores(),
         "gpu": gpu,
