@@ -16,6 +16,9 @@ def words(stored: dict[str, Any]) -> str:
     quality = record.load("time-to-quality")
     if quality is not None:
         lines.append(f"- {_quality(quality)}")
+    pictures = record.load("quality")
+    if pictures is not None:
+        lines.append(f"- {_pictures(pictures)}")
     stamp = f"EfficientNet-Lite0, `{TARGET}`, one thread of {record.line(stored['machine'])}"
     lines.append("- On an NVIDIA GPU: not yet measured; `make gpu` measures it.")
     return "\n".join([*lines, "", f"{stamp}. [docs/performance.md](docs/performance.md) has all of it, with commands."])
@@ -50,4 +53,15 @@ def _quality(stored: dict[str, Any]) -> str:
         f"What lucent's 512 steps reach ({mild['lucent']:.0f} s) takes {mild['seconds']:.0f} s, **{mild['median']:.0f} "
         f"times less**, with views near the canvas (median of {len(stored['rows'])} features, {mild['reached']} get "
         f"there); {default['median']:.0f} times less by the default recipe ({default['reached']} get there)."
+    )
+
+
+def _pictures(stored: dict[str, Any]) -> str:
+    means = {name: found["transfer"]["mean"] for name, found in stored["summary"].items()}
+    count = stored["summary"]["default"]["transfer"]["count"]
+    others = ", ".join(f"{means[name]:.2f} for those of {name}" for name in ("lucent", "torch-dreams"))
+    return (
+        f"A second network recognises what is shown: mean probability of the class **{means['default']:.2f}** for the "
+        f"default recipe's pictures, {others}, {means['plain']:.2f} for plain pixels ({count} classes, "
+        f"{stored['size']} px; [docs/quality.md](docs/quality.md))."
     )
