@@ -106,7 +106,8 @@ def test_outside_by_the_loop(benchmark, size):
     (mine, ours), (theirs, truth) = outside.loop(sheared=False), outside.plain()
     mine()
     theirs()
-    assert (ours - truth).norm() < 1e-3 * truth.norm()
+    # Adam's first step is as long for every number: where a gradient is mere rounding, its direction is too.
+    assert ((ours - truth).abs() > 1e-3).float().mean() < 1e-3
     step, _ = Outside(size).loop(sheared=True)
     title = f"outside the network, {size} px: fvfast, any shift, zoom and shear"
     run(benchmark, step, title, f"outside the network, {size} px: torch.fft, whole-pixel jitter, autograd")
