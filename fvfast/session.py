@@ -23,7 +23,7 @@ from fvfast.images import Frame
 from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
-from fvfast.optimize import OutOfMemory, crew_size, layers_of, run
+from fvfast.optimize import OutOfMemory, crew_size, give_back_blocks, layers_of, run
 from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render, notes
@@ -146,6 +146,7 @@ class Session:
             shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
             if names:
                 tap.ready(shape, self.job.dtype, names)
+        give_back_blocks()
         self.stages["lower"] = self.stages.get("lower", 0.0) + time.perf_counter() - started
 
     def _once(self) -> Callable[[str], None]:
