@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 import fvfast
-from bench.report import DOCS, stamp, table, write_block
+from bench.report import DOCS, keep
 
 LAYER = "_blocks.10"
 # What people photograph: no drawings, no scans of paper.
@@ -90,8 +90,7 @@ def main() -> None:
             picture.save(DOCS / "images" / "activation-atlas.webp", quality=85)
     assert atlas.vectors is not None
     row = [str(len(found)) for found in (atlas.vectors.names, atlas.vectors.values, atlas.cells)]
-    text = table(["images", "activations", "cells"], [row])
-    write_block(DOCS / "activation-atlas.md", "atlas", f"{text}\n\nMade on {stamp()}.")
+    keep("activation_atlas", "python -m bench.activation_atlas", ["images", "activations", "cells"], [row])
 
 
 def tell(what: str, done: float, total: int) -> None:

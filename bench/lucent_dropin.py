@@ -14,9 +14,10 @@ import json
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 from bench import record
-from bench.report import DOCS, ROOT, stamp, table, write_block
+from bench.report import ROOT, redraw_all, table
 
 WARM = 5
 ROUNDS = 3
@@ -96,6 +97,11 @@ def main() -> None:
         print(rows[-1], flush=True)
     command = f"python -m bench.lucent_dropin --lucent PYTHON --steps {chosen.steps} --threads {chosen.threads}"
     record.save("lucent_dropin", command, rows, steps=chosen.steps, threads=chosen.threads)
+    redraw_all("lucent_dropin")
+
+
+def words(stored: dict[str, Any]) -> str:
+    """What docs/lucent.md shows of a stored measurement."""
     header = ["network, target", "px", "lucent, ms a step", "the same script here", "ratio"]
     lines = [
         [
@@ -105,11 +111,10 @@ def main() -> None:
             f"{1000 * row['fvfast_s']:.0f}",
             f"{row['ratio']:.1f} ({row['ratios'][0]:.1f}-{row['ratios'][-1]:.1f})",
         ]
-        for row in rows
+        for row in stored["rows"]
     ]
-    how = f"Random weights, standard transforms, {chosen.threads} threads, medians of {ROUNDS} (range)."
-    text = f"{table(header, lines)}\n\n{how} Measured on {stamp()}."
-    write_block(DOCS / "lucent.md", "speed", text)
+    how = f"Random weights, standard transforms, {stored['threads']} threads, medians of {ROUNDS} (range)."
+    return f"{table(header, lines)}\n\n{how} Measured on {record.line(stored['machine'])}."
 
 
 if __name__ == "__main__":

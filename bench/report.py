@@ -50,6 +50,8 @@ SHOWN = (
     Shown("docs/classics.md", "faces", "faces"),
     Shown("docs/parameterisations.md", "ways", "parameterisations", "bench.parameterisations:words"),
     Shown("docs/parameterisations.md", "dead", "dead", "bench.dead:words"),
+    Shown("docs/activation-atlas.md", "atlas", "activation_atlas"),
+    Shown("docs/lucent.md", "speed", "lucent_dropin", "bench.lucent_dropin:words"),
     Shown("docs/seeded.md", "layers", "seeded", "bench.seeded:words"),
 )
 
