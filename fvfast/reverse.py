@@ -34,11 +34,11 @@ class Reversible:
     def forwards(self, image: Tensor) -> tuple[dict[int, Tensor], list[Any]]:
         """What every operation made, by place, and what its gradient will ask for."""
         memory, kept = {0: image}, []
-        for addition, op in self.steps:
+        for number, (addition, op) in enumerate(self.steps):
             if isinstance(op.call, Convolution):
                 source = memory[op.args[0].index]
                 output = op.call.forward(source)
-                kept.append((source, output))
+                kept.append(op.call.kept(source, output))
                 results = (output,)
             elif addition:
                 results = (memory[op.args[0].index] + memory[op.args[1].index],)
@@ -49,15 +49,21 @@ class Reversible:
             for place, result in zip(op.out, results, strict=True):
                 if place is not None:
                     memory[place] = result
+            for place in self.tape.spent[number]:
+                del memory[place]
         return memory, kept
 
     def backwards(self, gradients: dict[int, Tensor], kept: list[Any]) -> Tensor | None:
-        """The gradient of the image from those of the outputs, by place."""
+        """The gradient of the image from those of the outputs, by place. Empties `kept` as it goes.
+
+        What is freed at once is still in the processor's cache when the next gradient takes its place.
+        """
 
         def add(place: int, gradient: Tensor) -> None:
             gradients[place] = gradients[place] + gradient if place in gradients else gradient
 
-        for (addition, op), saved in zip(reversed(self.steps), reversed(kept), strict=True):
+        for addition, op in reversed(self.steps):
+            saved = kept.pop()
             found = [gradients.pop(place, None) if place is not None else None for place in op.out]
             if all(gradient is None for gradient in found):
                 continue

@@ -42,17 +42,21 @@ class Op:
 class Tape:
     """Operations in order, and the places of the outputs. Calling it replays them; autograd sees ordinary operations.
 
-    shapes: of every tensor that was seen, by place.
+    shapes: of every tensor that was seen, by place. spent: for every operation, the places that nothing reads after
+    it.
     """
 
     ops: tuple[Op, ...]
     outputs: tuple[int, ...]
     shapes: dict[int, torch.Size] = field(repr=False)
-    _last_use: dict[int, int] = field(default_factory=dict, repr=False)
+    spent: list[list[int]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for number, op in enumerate(self.ops):
-            self._last_use.update(dict.fromkeys(op.inputs, number))
+        last = {place: number for number, op in enumerate(self.ops) for place in op.inputs}
+        self.spent.extend([] for _ in self.ops)
+        for place, number in last.items():
+            if place not in self.outputs:
+                self.spent[number].append(place)
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         memory: dict[int, Any] = {0: image}
@@ -61,9 +65,8 @@ class Tape:
             for place, value in zip(op.out, found if isinstance(found, (tuple, list)) else (found,), strict=True):
                 if place is not None:
                     memory[place] = value
-            for place in op.inputs:  # what nothing reads any more is not kept
-                if self._last_use[place] == number and place not in self.outputs:
-                    memory.pop(place, None)
+            for place in self.spent[number]:
+                del memory[place]
         return [memory[place] for place in self.outputs]
 
     def uses(self) -> Counter[int]:

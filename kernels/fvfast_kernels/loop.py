@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fvfast_kernels import reference, resample
+from fvfast_kernels import cpu, reference, resample
 from fvfast_kernels.dispatch import resolve
 from fvfast_kernels.geometry import Epilogue, Geometry
 
@@ -36,8 +36,7 @@ class Buffers:
     layout: str
     precision: str
     backend: str
-    kept: Any = field(default=None, repr=False)  # the backend's own: launch.Workspace or reference.Saved
-    ahead: Any = field(default=None, repr=False)  # reference: what the views of the next steps contribute
+    kept: Any = field(default=None, repr=False)  # the backend's own: launch.Workspace, cpu.Batch or reference.Saved
 
     @classmethod
     def allocate(
@@ -73,6 +72,8 @@ class Buffers:
             from fvfast_kernels import launch
 
             buffers.kept = launch.Workspace.allocate(batch, geometry, precision, device)
+        elif device.type == "cpu":
+            buffers.kept = cpu.Batch(batch, geometry, epilogue)
         return buffers
 
 
@@ -104,11 +105,13 @@ def synthesize_into(
         launches = launch.forward_launches(source, buffers.view, buffers.kept, _plan(buffers))
         launch.run(launches, spectrum.device)
         return
-    planes = spectrum if magnitude is None else reference.polar(magnitude, spectrum)
+    planes = (spectrum if magnitude is None else reference.polar(magnitude, spectrum)).detach()
+    if spectrum.device.type == "cpu":
+        buffers.kept.forward(planes, envelope, views, int(step), buffers.view.detach())
+        return
     constants = (buffers.geometry, buffers.epilogue, buffers.layout, buffers.view.dtype)
     current = views.index_select(0, step)[0]  # looks at no value on the host: a CUDA graph may hold the reference too
-    factors = _ahead(buffers, envelope, views, step)
-    view, buffers.kept = reference.synthesize(planes.detach(), envelope, current, *constants, factors)
+    view, buffers.kept = reference.synthesize(planes, envelope, current, *constants)
     buffers.view.detach().copy_(view)
 
 
@@ -147,31 +150,18 @@ def synthesize_adjoint_adam_(
         launches = launch.adjoint_launches(source, grad, spectrum, buffers.kept, _plan(buffers), adam)
         launch.run(launches, spectrum.device)
         return
-    gradient = reference.synthesize_adjoint(grad, buffers.kept, buffers.geometry, buffers.epilogue)
-    if magnitude is not None:
-        gradient = reference.polar_adjoint(gradient, reference.polar(magnitude, spectrum))
     with torch.no_grad():
+        if spectrum.device.type == "cpu":
+            grads = buffers.kept.adjoint(grad)
+            if magnitude is not None:
+                planes = reference.polar(magnitude, spectrum)
+                grads = list(reference.polar_adjoint(torch.stack(grads), planes))
+            cpu.adam_(spectrum, grads, exp_avg, exp_avg_sq, int(step), lr, betas, eps)
+            return
+        gradient = reference.synthesize_adjoint(grad, buffers.kept, buffers.geometry, buffers.epilogue)
+        if magnitude is not None:
+            gradient = reference.polar_adjoint(gradient, reference.polar(magnitude, spectrum))
         resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, step + 1, lr, betas, eps)
-
-
-# How many steps' bases are made at once. They are dozens of small operations, whose calls cost more than their work.
-AHEAD = 8
-
-
-def _ahead(buffers: Buffers, envelope: Tensor, views: Tensor, step: Tensor) -> reference.Bases | None:
-    """A single image's bases at this step, made for several steps together; None where that cannot be done."""
-    if views.device.type != "cpu" or views.shape[1] != 1:
-        return None
-    number = int(step)
-    first = number - number % AHEAD
-    # The views and the envelope are kept beside it: other ones need other bases.
-    if buffers.ahead is None or buffers.ahead[:3] != (first, id(views), id(envelope)):
-        window = views[first : first + AHEAD, 0]
-        whole = reference.integer_shifts(window, buffers.geometry) is not None
-        made = None if whole else reference.bases(envelope, window, buffers.geometry)
-        buffers.ahead = (first, id(views), id(envelope), made, views, envelope)
-    made = buffers.ahead[3]
-    return None if made is None else reference.one(made, number - first)
 
 
 def _plan(buffers: Buffers):

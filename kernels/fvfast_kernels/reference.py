@@ -18,8 +18,7 @@ else.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,17 +49,6 @@ class Bases:
     row_cos: Tensor  # [B, K, ceil(Rw/2)]
     row_minus_sin: Tensor  # [B, K, ceil(Rw/2)]
     inside: Tensor | None  # [B, 1, Rh, Rw]: 1 on the canvas, 0 outside; None if the canvas wraps around
-
-
-def one(bases: Bases, row: int) -> Bases:
-    """The bases of one view of a batch."""
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(pick, value))
-        return value if value is None or len(value) == 1 else value[row : row + 1]
-
-    return Bases(*(pick(getattr(bases, f.name)) for f in fields(Bases)))
 
 
 # --- Folding: an array symmetric about its middle, from and to its even and odd parts.
@@ -326,15 +314,14 @@ def synthesize(
     epilogue: Epilogue,
     layout: str,
     dtype: torch.dtype,
-    factors: Bases | None = None,
 ) -> tuple[Tensor, Saved]:
-    """The view and what its adjoint needs. factors: the views' bases, where they were made before."""
-    shifts = None if factors is not None else integer_shifts(views, geometry)
+    """The view and what its adjoint needs."""
+    shifts = integer_shifts(views, geometry)
+    factors, inside = None, None
     if shifts is not None:
-        inside = None
         f = field_fft(spectrum, envelope, shifts, geometry)
     else:
-        factors = factors or bases(envelope, views, geometry)
+        factors = bases(envelope, views, geometry)
         f, inside = field(spectrum, factors, geometry), factors.inside
     view, sigmoid = apply_epilogue(f, epilogue, inside, layout, dtype)
     return view, Saved(sigmoid, envelope, shifts, factors)

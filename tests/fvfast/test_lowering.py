@@ -81,6 +81,21 @@ def test_a_convolution_with_what_surrounds_it(case):
         assert_near(value, reference)
 
 
+@pytest.mark.parametrize("size", [(14, 13), (15, 12)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"), [(3, 2, 0, 1), (7, 2, 3, 1), (3, 3, 1, 2), (2, 3, 0, 1)]
+)
+def test_a_stem_of_few_channels(size, kernel, stride, padding, dilation):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, kernel, stride, padding, dilation), nn.ReLU6())
+    lowered = lowering.lower(run_of(module), laid_out(2, 3, *size))
+    assert lowered is not None
+    image = laid_out(2, 3, *size)
+    truth = value_and_gradient(run_of(copy.deepcopy(module).double()), image.double())
+    for value, reference in zip(value_and_gradient(lowered, image), truth, strict=True):
+        assert_near(value, reference)
+
+
 def test_padding_and_clamp_are_taken_in():
     module = Padded((0, 1, 0, 1), 3, 2, 8, 1, "relu6")
     lowered = lowering.lower(run_of(module), laid_out(1, 8, 14, 14))

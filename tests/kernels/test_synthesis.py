@@ -207,7 +207,8 @@ def test_non_contiguous_inputs(make_inputs, device):
 
 
 @pytest.mark.parametrize(("layout", "band", "phase"), [("nhwc4", None, False), ("nchw", 4, True)])
-def test_the_loop_is_torch_optim_adam_on_the_reference(make_inputs, device, layout, band, phase):
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_the_loop_is_torch_optim_adam_on_the_reference(make_inputs, device, layout, band, phase, backend):
     """Views from a table by a counter, three steps of Adam in the adjoint's epilogue, one learning rate an image."""
     steps, batch, size, out_size = 3, 2, (14, 17), (11, 12)
     inputs, options = make_inputs(*size, views=((0, 0, 1, 1, 0),) * batch, device=device)
@@ -222,7 +223,7 @@ def test_the_loop_is_torch_optim_adam_on_the_reference(make_inputs, device, layo
         "layout": layout,
         "band": band,
     }
-    buffers = Buffers.allocate(batch, *size, out_size, **loop, backend="triton")
+    buffers = Buffers.allocate(batch, *size, out_size, **loop, backend=backend)
     spectrum, step = start.clone(), torch.zeros(1, dtype=torch.int32, device=device)
     moments = torch.zeros_like(start), torch.zeros_like(start)
     for _ in range(steps):
