@@ -110,7 +110,9 @@ class Session:
             prepared = time.perf_counter()
             begun = self._run(fast)
             seconds = time.perf_counter() - prepared
+            give_back_blocks()
             result = self._gather(begun, judge, seconds)
+        give_back_blocks()
         waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
         lowered = self.stages.pop("lower", 0.0)
         self.stages |= {"prepare": prepared - started + lowered, **waits}
