@@ -9,6 +9,7 @@ stays until the rows; and what depends on the views alone is made for several st
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim.adam import adam
 from fvfast_kernels.geometry import Epilogue, Geometry, inside_mask, nyquist_mask
 from fvfast_kernels.reference import mirrored
 
-Complex = tuple[Tensor, Tensor]  # the planes (real, imaginary), or (cos, sin)
+Complex = Sequence[Tensor]  # two of them: the planes real and imaginary, or cos and sin
 
 
 # --- What the views contribute.
@@ -107,7 +108,7 @@ def factors(envelope: Tensor, views: Tensor, geometry: Geometry) -> list[Factors
 
 
 class Workspace:
-    """The arrays of one image's synthesis and of its adjoint. `adjoint` follows `forward` with the same factors."""
+    """The arrays that the synthesis of an image and its adjoint write into. Nothing in them outlasts a call."""
 
     def __init__(self, geometry: Geometry, epilogue: Epilogue) -> None:
         g = self.geometry = geometry
@@ -126,15 +127,14 @@ class Workspace:
         self.real, self.imag = torch.empty(2, 3, g.out_height, g.columns)
         self.even_x, self.odd_x = torch.empty(2, 3, g.out_height, half_w)
         self.lower_x = torch.empty(3, g.out_height, half_w)
-        self.field, self.mixed, self.sigmoid = torch.empty(3, 3, g.out_height, g.out_width)
-        self.gradient = torch.zeros(3, 2, g.height, g.width // 2 + 1)  # stays zero beyond the band
+        self.field, self.mixed = torch.empty(2, 3, g.out_height, g.out_width)
 
-    def forward(self, planes: Tensor, factors: Factors, view: Tensor) -> None:
-        """Fill the view [3 or 4, Rh, Rw] from the planes [3, 2, H, M] of a spectrum."""
+    def forward(self, planes: Tensor, factors: Factors, view: Tensor, sigmoid: Tensor) -> None:
+        """Fill the view [3 or 4, Rh, Rw] from the planes [3, 2, H, M] of a spectrum; and the sigmoid, for `adjoint`."""
         g = self.geometry
         torch.index_select(planes, 2, self.mirror, out=self.negative_rows)
-        multiply(factors.positive, planes[:, :, : g.rows, : g.columns], self.positive)
-        multiply(factors.negative, self.negative_rows[..., : g.columns], self.negative)
+        multiply(factors.positive, planes[:, :, : g.rows, : g.columns].unbind(1), self.positive.unbind(1))
+        multiply(factors.negative, self.negative_rows[..., : g.columns].unbind(1), self.negative.unbind(1))
         # e^{i t} a + e^{-i t} b = cos t (a + b) + sin t i (a - b)
         torch.add(self.positive, self.negative, out=self.sum)
         torch.sub(self.negative[:, 1], self.positive[:, 1], out=self.difference[:, 0])
@@ -143,46 +143,40 @@ class Workspace:
         products(cos, self.sum, self.even_y)
         products(sin, self.difference, self.odd_y)
         unfold(self.even_y, self.odd_y, self.lower_y, self.y, 2)
-        real, imag = self.y[:, 0], self.y[:, 1]  # [3, Rh, K]
         if factors.ramp is not None:
-            cos, sin = factors.ramp
-            torch.mul(real, cos, out=self.real).addcmul_(imag, sin, value=-1)
-            torch.mul(imag, cos, out=self.imag).addcmul_(real, sin)
+            multiply(factors.ramp, self.y.unbind(1), (self.real, self.imag))
         else:
-            self.real.copy_(real)
-            self.imag.copy_(imag)
+            self.real.copy_(self.y[:, 0])
+            self.imag.copy_(self.y[:, 1])
         cos, minus_sin = factors.rows
         torch.mm(self.real.flatten(0, 1), cos.t(), out=self.even_x.flatten(0, 1))
         torch.mm(self.imag.flatten(0, 1), minus_sin.t(), out=self.odd_x.flatten(0, 1))
         unfold(self.even_x, self.odd_x, self.lower_x, self.field, 2)
         torch.mm(self.mix, self.field.flatten(1), out=self.mixed.flatten(1))
-        torch.sigmoid(self.mixed, out=self.sigmoid)
-        torch.addcmul(self.offset, self.sigmoid, self.scale, out=self.mixed)
+        torch.sigmoid(self.mixed, out=sigmoid)
+        torch.addcmul(self.offset, sigmoid, self.scale, out=self.mixed)
         if factors.inside is not None:
             self.mixed.mul_(factors.inside)
         # First the precision and then the order: together, they take over twice as long.
         view[:3].copy_(self.mixed.to(view.dtype))
 
-    def adjoint(self, grad: Tensor, factors: Factors) -> Tensor:
-        """The gradient of the planes [3, 2, H, M] from the view's [3 or 4, Rh, Rw]. The next call overwrites it."""
+    def adjoint(self, grad: Tensor, factors: Factors, sigmoid: Tensor, gradient: Tensor) -> None:
+        """Fill the gradient of the planes [3, 2, H, M], where it is in play, from that of the view [3 or 4, Rh, Rw]."""
         g = self.geometry
         self.mixed.copy_(grad[:3].contiguous())  # first the order and then the precision, as above
         if factors.inside is not None:
             self.mixed.mul_(factors.inside)
-        torch.ops.aten.sigmoid_backward.grad_input(self.mixed, self.sigmoid, grad_input=self.mixed)
+        torch.ops.aten.sigmoid_backward.grad_input(self.mixed, sigmoid, grad_input=self.mixed)
         torch.mm(self.unmix, self.mixed.flatten(1), out=self.field.flatten(1))
         fold(self.field, self.lower_x, self.even_x, self.odd_x, 2)
         cos, minus_sin = factors.rows
         torch.mm(self.even_x.flatten(0, 1), cos, out=self.real.flatten(0, 1))
         torch.mm(self.odd_x.flatten(0, 1), minus_sin, out=self.imag.flatten(0, 1))
-        real, imag = self.y[:, 0], self.y[:, 1]  # [3, Rh, K]
         if factors.ramp is not None:
-            cos, sin = factors.ramp
-            torch.mul(self.real, cos, out=real).addcmul_(self.imag, sin)
-            torch.mul(self.imag, cos, out=imag).addcmul_(self.real, sin, value=-1)
+            multiply_conj(factors.ramp, (self.real, self.imag), self.y.unbind(1))
         else:
-            real.copy_(self.real)
-            imag.copy_(self.imag)
+            self.y[:, 0] = self.real
+            self.y[:, 1] = self.imag
         fold(self.y, self.lower_y, self.even_y, self.odd_y, 2)
         cos, sin = factors.columns
         products(cos.t(), self.even_y, self.sum)
@@ -192,28 +186,25 @@ class Workspace:
         torch.sub(self.sum[:, 1], self.difference[:, 0], out=self.positive[:, 1])
         torch.sub(self.sum[:, 0], self.difference[:, 1], out=self.negative[:, 0])
         torch.add(self.sum[:, 1], self.difference[:, 0], out=self.negative[:, 1])
-        gradient = self.gradient[..., : g.columns]
-        multiply_conj(factors.positive, self.positive, gradient[:, :, : g.rows])
-        multiply_conj(factors.negative, self.negative, self.sum)
+        gradient = gradient[..., : g.columns]
+        multiply_conj(factors.positive, self.positive.unbind(1), gradient[:, :, : g.rows].unbind(1))
+        multiply_conj(factors.negative, self.negative.unbind(1), self.sum.unbind(1))
         # The row of ky = -H/2 is written twice; the second, the negative frequency's, is its own.
         gradient[:, :, g.height - g.rows + 1 :] = self.sum[:, :, 1:].flip(2)
-        return self.gradient
 
 
-def multiply(factor: Complex, planes: Tensor, out: Tensor) -> None:
-    """out = factor x planes [3, 2, rows, K], as complex numbers."""
-    cos, sin = factor
-    real, imag = planes[:, 0], planes[:, 1]
-    torch.mul(real, cos, out=out[:, 0]).addcmul_(imag, sin, value=-1)
-    torch.mul(imag, cos, out=out[:, 1]).addcmul_(real, sin)
+def multiply(factor: Complex, planes: Complex, out: Complex) -> None:
+    """out = factor x planes [3, rows, K]."""
+    (cos, sin), (real, imag) = factor, planes
+    torch.mul(real, cos, out=out[0]).addcmul_(imag, sin, value=-1)
+    torch.mul(imag, cos, out=out[1]).addcmul_(real, sin)
 
 
-def multiply_conj(factor: Complex, planes: Tensor, out: Tensor) -> None:
-    """out = conj(factor) x planes."""
-    cos, sin = factor
-    real, imag = planes[:, 0], planes[:, 1]
-    torch.mul(real, cos, out=out[:, 0]).addcmul_(imag, sin)
-    torch.mul(imag, cos, out=out[:, 1]).addcmul_(real, sin, value=-1)
+def multiply_conj(factor: Complex, planes: Complex, out: Complex) -> None:
+    """out = conj(factor) x planes [3, rows, K]."""
+    (cos, sin), (real, imag) = factor, planes
+    torch.mul(real, cos, out=out[0]).addcmul_(imag, sin)
+    torch.mul(imag, cos, out=out[1]).addcmul_(real, sin, value=-1)
 
 
 def products(basis: Tensor, planes: Tensor, out: Tensor) -> None:
@@ -268,29 +259,33 @@ class Ahead:
 
 
 class Batch:
-    """The images of a batch, each with its own arrays and views. `adjoint` follows `forward`."""
+    """The images of a batch, one after the other. `adjoint` follows `forward`."""
 
     def __init__(self, size: int, geometry: Geometry, epilogue: Epilogue) -> None:
+        g = geometry
         self.ahead = [Ahead(geometry) for _ in range(size)]
-        self.workspaces = [Workspace(geometry, epilogue) for _ in range(size)]
+        self.workspace = Workspace(geometry, epilogue)
+        self.sigmoid = torch.empty(size, 3, g.out_height, g.out_width)
+        self.gradient = torch.zeros(size, 3, 2, g.height, g.width // 2 + 1)  # stays zero beyond the band
         self.factors: list[Factors] = []
 
     def forward(self, planes: Tensor, envelope: Tensor, views: Tensor, step: int, out: Tensor) -> None:
         """Fill `out` [B, 3 or 4, Rh, Rw] from the planes [B, 3, 2, H, M]; views: the table [steps, B, 5]."""
         self.factors = [ahead.at(envelope, views, image, step) for image, ahead in enumerate(self.ahead)]
         out[:, 3:].zero_()  # the fourth plane, where there is one
-        for workspace, image, used, view in zip(self.workspaces, planes, self.factors, out, strict=True):
-            workspace.forward(image, used, view)
+        for image in zip(planes, self.factors, out, self.sigmoid, strict=True):
+            self.workspace.forward(*image)
 
-    def adjoint(self, grad: Tensor) -> list[Tensor]:
-        """Every image's gradient of the planes [3, 2, H, M]; the next call overwrites them."""
-        images = zip(self.workspaces, grad, self.factors, strict=True)
-        return [workspace.adjoint(image, used) for workspace, image, used in images]
+    def adjoint(self, grad: Tensor) -> Tensor:
+        """The gradient of the planes [B, 3, 2, H, M] from that of the views; the next call overwrites it."""
+        for image in zip(grad, self.factors, self.sigmoid, self.gradient, strict=True):
+            self.workspace.adjoint(*image)
+        return self.gradient
 
 
 def adam_(
     param: Tensor,
-    grads: list[Tensor],
+    grad: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     done: int,
@@ -299,10 +294,10 @@ def adam_(
     eps: float,
 ) -> None:
     """Update a batch after `done` updates, each image with its own learning rate, as torch.optim.Adam would."""
-    for image, grad, first, second, rate in zip(param, grads, exp_avg, exp_avg_sq, lr.tolist(), strict=True):
+    for image, gradient, first, second, rate in zip(param, grad, exp_avg, exp_avg_sq, lr.tolist(), strict=True):
         adam(
             [image],
-            [grad],
+            [gradient],
             [first],
             [second],
             [],

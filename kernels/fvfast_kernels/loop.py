@@ -152,16 +152,15 @@ def synthesize_adjoint_adam_(
         return
     with torch.no_grad():
         if spectrum.device.type == "cpu":
-            grads = buffers.kept.adjoint(grad)
-            if magnitude is not None:
-                planes = reference.polar(magnitude, spectrum)
-                grads = list(reference.polar_adjoint(torch.stack(grads), planes))
-            cpu.adam_(spectrum, grads, exp_avg, exp_avg_sq, int(step), lr, betas, eps)
-            return
-        gradient = reference.synthesize_adjoint(grad, buffers.kept, buffers.geometry, buffers.epilogue)
+            gradient = buffers.kept.adjoint(grad)
+        else:
+            gradient = reference.synthesize_adjoint(grad, buffers.kept, buffers.geometry, buffers.epilogue)
         if magnitude is not None:
             gradient = reference.polar_adjoint(gradient, reference.polar(magnitude, spectrum))
-        resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, step + 1, lr, betas, eps)
+        if spectrum.device.type == "cpu":
+            cpu.adam_(spectrum, gradient, exp_avg, exp_avg_sq, int(step), lr, betas, eps)
+        else:
+            resample.adam_(spectrum, gradient, exp_avg, exp_avg_sq, step + 1, lr, betas, eps)
 
 
 def _plan(buffers: Buffers):

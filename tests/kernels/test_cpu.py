@@ -16,19 +16,18 @@ def both_ways(inputs, options, geometry, cotangent, channels=3):
     """Every view's image, and the gradient of the spectrum; step n of the table shows image b the view n + b."""
     epilogue = Epilogue(options["colour"], options["mean"], options["std"], 0.25)
     batch = cpu.Batch(len(inputs["spectrum"]), geometry, epilogue)
-    for workspace in batch.workspaces:
-        for name, value in vars(workspace).items():
-            # What is not written before it is read shows. The gradient beyond the band is read as it was made.
-            if isinstance(value, torch.Tensor) and value.dim() >= 3 and name not in ("scale", "offset", "gradient"):
-                value.fill_(math.nan)
+    for name, value in (*vars(batch.workspace).items(), ("sigmoid", batch.sigmoid)):
+        # What is read before it is written shows.
+        if isinstance(value, torch.Tensor) and value.dim() >= 3 and name not in ("scale", "offset"):
+            value.fill_(math.nan)
     found = []
     table = torch.stack([inputs["views"].roll(-n, 0) for n in range(len(inputs["views"]))])
     for step in range(len(table)):
         view = torch.full((len(cotangent), channels, geometry.out_height, geometry.out_width), math.nan)
         view = view.contiguous(memory_format=torch.channels_last)
         batch.forward(inputs["spectrum"], inputs["envelope"], table, step, view)
-        grads = batch.adjoint(cotangent.contiguous(memory_format=torch.channels_last))
-        found.append((table[step], view, torch.stack(grads).clone()))
+        grad = batch.adjoint(cotangent.contiguous(memory_format=torch.channels_last))
+        found.append((table[step], view, grad.clone()))
     return found
 
 
