@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,27 +54,29 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        tap = self._tap(wanted)
-        # A mode that catches functions (`fvfast.redirect`) sees nothing of what is replayed.
-        plain = image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0
-        lowered = None if plain else self._lower(tap, image, wanted)
-        return tap(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
+        lowered = self.lowered(image, wanted)
+        return self.tap(wanted)(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
         """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
         wanted = sorted(names)
-        tap = self._tap(wanted)
-        if next(tap.module.parameters(), torch.zeros(())).device.type == "cpu":
-            self._lower(tap, torch.empty(shape, dtype=dtype), wanted)
+        if next(self.tap(wanted).module.parameters(), torch.zeros(())).device.type == "cpu":
+            self.lowered(torch.empty(shape, dtype=dtype), wanted)
 
-    def _tap(self, names: Collection[str]) -> Tap:
+    def tap(self, names: Collection[str]) -> Tap:
         """The copy that serves these layers."""
         fit = self.plain is None or self.unfit.isdisjoint(names)
         return self.folded if fit or self.plain is None else self.plain
 
-    def _lower(self, tap: Tap, image: Tensor, names: list[str]) -> Reversible | None:
-        """The network as fused operations (`fvfast.lowering`), made once for each set of layers and shape of images."""
-        key = (tuple(names), image.shape, image.dtype)
+    def lowered(self, image: Tensor, names: Sequence[str]) -> Reversible | None:
+        """The network as the fused operations that run for such an image, where it can be had as such and they may.
+
+        Made (`fvfast.lowering`) once for each set of layers and shape of images.
+        """
+        # A mode that catches functions (`fvfast.redirect`) sees nothing of what is replayed.
+        if image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0:
+            return None
+        key, tap = (tuple(names), image.shape, image.dtype), self.tap(names)
         with self._lowering:
             if key not in self._lowered:
                 self._lowered[key] = lower(lambda x: list(tap(x, names).values()), image)

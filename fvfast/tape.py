@@ -76,9 +76,11 @@ def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape | N
 
     They cannot where an operation writes into a tensor that others share, or draws random numbers.
     """
-    mode = _Recorder(image)
-    with torch.no_grad(), mode:
-        outputs = [mode.place(output) for output in run(image)]
+    # Without a gradient asked for, attention and the like choose operations that have none.
+    leaf = image.detach().requires_grad_()
+    mode = _Recorder(leaf)
+    with torch.enable_grad(), mode:
+        outputs = [mode.place(output) for output in run(leaf)]
     if mode.refused or None in outputs:
         return None
     return _needed(Tape(tuple(mode.ops), tuple(o for o in outputs if o is not None), mode.shapes))
