@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fvfast.fusion import Convolution
+from fvfast.kinks import decide, given
 from fvfast.layers import Layer, Tap
 from fvfast.prepare import Fast
 from fvfast.reverse import Reversible
-from fvfast.tape import Tape, record
+from fvfast.tape import Refused, Tape, record
 
 # How many times further from float64 the fast path may be than the plain modules in float32 are. EfficientNet-Lite0's
 # activations are 3e-6 to 4e-6 off (plain) and 4e-6 to 5e-6 (fast), at most 1.9 times as much over 38 cases of 96 to
@@ -30,21 +30,6 @@ FACTOR = 3.0
 # So far it may be in any case: the rounding of float32 is 6e-8, and tiny networks come out exact to one or two.
 ROUNDING = 1e-6
 
-aten = torch.ops.aten
-# Operations whose gradient jumps: at an edge, or where another number becomes the largest.
-KINKED = frozenset(
-    {
-        aten.relu.default,
-        aten.hardtanh.default,
-        aten.leaky_relu.default,
-        aten.clamp.default,
-        aten.clamp_min.default,
-        aten.hardswish.default,
-        aten.hardsigmoid.default,
-        aten.max_pool2d_with_indices.default,
-    }
-)
-LEAST_JUMP = 0.1  # of a derivative at a kink; hardsigmoid's is 1/6
 TINY = torch.finfo(torch.float64).tiny
 
 Run = Callable[[Tensor], list[Tensor]]
@@ -94,9 +79,11 @@ def compare(
     lowered = fast.lowered(image, names)
     with Tap(copy.deepcopy(module).double(), layers, names) as exact, Tap(module, layers, names) as plain:
         truth = _Truth(run_of(exact), image, value)
-        modules = _given_to_modules(run_of(plain), image)
-        made_fast = _given(lowered, image) if lowered else _given_to_modules(run_of(fast.tap(names)), image)
-        return {"plain": truth.errors(run_of(plain), modules), "fast": truth.errors(run_of(fast), made_fast)}
+        networks = _modules(run_of(plain), image), lowered or _modules(run_of(fast.tap(names)), image)
+        return {
+            path: truth.errors(run_of(tap), network and given(network, image))
+            for path, tap, network in zip(("plain", "fast"), (plain, fast), networks, strict=True)
+        }
 
 
 def verdict(errors: Mapping[str, Errors]) -> dict[str, Any]:
@@ -125,18 +112,18 @@ class _Truth:
     def __init__(self, run: Run, image: Tensor, value: Callable[[list[Tensor]], Tensor]) -> None:
         self.image, self.value = image, value
         self.outputs, self.gradient = _look(run, image.double(), value)
-        self.tape = record(run, image.double())
+        self.tape = _recorded(run, image.double())
 
-    def errors(self, run: Run, given: list[Tensor] | None) -> Errors:
-        """The errors of a path; given: what its kinked operations get, in order, or None."""
+    def errors(self, run: Run, inputs: list[Tensor] | None) -> Errors:
+        """The errors of a path; inputs: what its kinked operations get (`kinks.given`), None where nobody knows."""
         outputs, gradient = _look(run, self.image, self.value)
         distances = [distance(mine, right) for mine, right in zip(outputs, self.outputs, strict=True)]
         right, switched, units = self.gradient, None, None
-        if given is not None and self._matches(given):
-            kinks = [_Kink(mine) for mine in given]
-            _, right = _look(self._as_decided_by(kinks), self.image.double(), self.value)
-            distances += [kink.error for kink in kinks]
-            switched, units = sum(kink.switched for kink in kinks), sum(kink.units for kink in kinks)
+        if self.tape is not None and inputs is not None and (decided := decide(self.tape, inputs)):
+            as_path, kinks = decided
+            _, right = _look(as_path, self.image.double(), self.value)
+            distances += [distance(kink.mine, kink.right) for kink in kinks]
+            switched, units = sum(kink.switched() for kink in kinks), sum(kink.given.numel() for kink in kinks)
         dot, scale = (gradient.double() * right).sum(), right.norm().clamp(min=TINY)
         return Errors(
             activations=max(distances),
@@ -148,45 +135,18 @@ class _Truth:
             units=units,
         )
 
-    def _matches(self, given: list[Tensor]) -> bool:
-        """Whether a path's kinked operations are the recorded network's."""
-        shapes = [self.tape.shapes[op.inputs[0]] for op in self.tape.ops if op.call in KINKED] if self.tape else None
-        return shapes == [mine.shape for mine in given]
 
-    def _as_decided_by(self, kinks: list[_Kink]) -> Tape:
-        assert self.tape is not None
-        left = iter(kinks)
-        ops = [replace(op, call=next(left).of(op.call)) if op.call in KINKED else op for op in self.tape.ops]
-        return replace(self.tape, ops=tuple(ops))
+def _recorded(run: Run, image: Tensor) -> Tape | None:
+    try:
+        return record(run, image)
+    except Refused:
+        return None
 
 
-class _Kink:
-    """An operation of float64 that passes the gradient where it would for `given`, which a path in float32 got.
-
-    error: relative L2 error of what that path puts out; switched: units, of `units`, that pass the gradient for the
-    one and not for the other. All three once it has run.
-    """
-
-    def __init__(self, given: Tensor) -> None:
-        self.given = given.double()
-        self.error, self.switched, self.units = 0.0, 0, given.numel()
-
-    def of(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def decided(x: Tensor, *more: Any, **named: Any) -> Any:
-            run = lambda v: _first(call(v, *more, **named))  # noqa: E731
-            mine, right = run(self.given + (x - x.detach())), run(x.detach())
-            self.error = distance(mine.detach(), right)
-            self.switched = int(((_slope(run, self.given) - _slope(run, x)).abs() > LEAST_JUMP).sum())
-            found = mine + (right - mine).detach()
-            return (found, None) if call is aten.max_pool2d_with_indices.default else found
-
-        return decided
-
-
-def _slope(run: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = at.detach().requires_grad_()
-        return torch.autograd.grad(run(leaf).sum(), leaf)[0]
+def _modules(run: Run, image: Tensor) -> Reversible | None:
+    """A network of modules, recorded as it is."""
+    tape = _recorded(run, image)
+    return None if tape is None else Reversible(tape)
 
 
 def _look(run: Run, image: Tensor, value: Callable[[list[Tensor]], Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -196,33 +156,3 @@ def _look(run: Run, image: Tensor, value: Callable[[list[Tensor]], Tensor]) -> t
         outputs = run(leaf)
         (gradient,) = torch.autograd.grad(value(outputs).sum(), leaf)
     return [output.detach() for output in outputs], gradient
-
-
-def _first(found: Any) -> Tensor:
-    return found[0] if isinstance(found, (tuple, list)) else found
-
-
-# What kinked operations are given ------------------------------------------------------------------------------
-
-
-def _given_to_modules(run: Run, image: Tensor) -> list[Tensor] | None:
-    """What the kinked operations of a network of modules get, in order; None where they cannot be recorded."""
-    tape = record(run, image)
-    return None if tape is None else _given(Reversible(tape), image)
-
-
-@torch.no_grad()
-def _given(network: Reversible, image: Tensor) -> list[Tensor]:
-    """What its kinked operations get, in the order in which the network was recorded.
-
-    A clamp inside of a convolution keeps no input: its output stands for it, since clamping that again changes nothing.
-    """
-    memory, _ = network.forwards(image)
-    found: dict[int, Tensor] = {}
-    for op in network.tape.ops:
-        if isinstance(op.call, Convolution):
-            if op.call.clamp is not None:
-                found[op.out[0] or 0] = memory[op.out[0] or 0]
-        elif op.call in KINKED:
-            found[op.out[0] or 0] = memory[op.inputs[0]]
-    return [found[place] for place in sorted(found)]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fvfast.errors import Fault
 from fvfast.layers import UNFOLDED, Layer, Tap
 from fvfast.lowering import lower
 from fvfast.reverse import Reversible
 from fvfast.stem import widen
+from fvfast.tape import Refused, in_short
 
 # Folding changes the order of roundings only: at most 2e-6 at the logits of 13 networks (torchvision, random weights).
 FOLD_TOLERANCE = 1e-3
@@ -45,6 +48,7 @@ class Fast:
         self.folded = Tap(folded, layers, wanted)
         self.plain = Tap(plain, layers, wanted) if unfit else None
         self.layers = self.folded.layers
+        self.refusals: list[str] = []  # why something could not be fused
         self._lowered: dict[Any, Reversible | None] = {}
         self._lowering = threading.Lock()
 
@@ -79,8 +83,30 @@ class Fast:
         key, tap = (tuple(names), image.shape, image.dtype), self.tap(names)
         with self._lowering:
             if key not in self._lowered:
-                self._lowered[key] = lower(lambda x: list(tap(x, names).values()), image)
+                self._lowered[key] = self._lower(lambda x: list(tap(x, names).values()), image)
             return self._lowered[key]
+
+    def _lower(self, run: Callable[[Tensor], list[Tensor]], image: Tensor) -> Reversible | None:
+        try:
+            return lower(run, image)
+        except Refused as refusal:
+            self.refusals.append(str(refusal))
+        except Exception as fault:  # no reason to be without the image, which the modules make too
+            self.refusals.append(f"a fault of fvfast's: {in_short(fault)}")
+            warnings.warn(
+                f"the network runs as its own modules, slower, since fusing it failed ({in_short(fault)}). This is a "
+                "fault of fvfast's: please report it with what PYTHONWARNINGS=error::RuntimeWarning shows",
+                Fault,
+                stacklevel=2,
+            )
+        return None
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """("fused", "") where everything so far ran as fused operations, else ("modules", why)."""
+        if self.refusals:
+            return "modules", self.refusals[0]
+        return ("fused", "") if self._lowered else ("modules", "only what runs on a CPU is fused")
 
     def __enter__(self) -> Fast:
         return self

@@ -117,6 +117,7 @@ class Session:
         self.stages["loop"] = seconds - lowered - sum(waits.values())
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
+        result.form, result.form_why = fast.form
         return result
 
     def _largest(self, tap: prepare.Fast) -> int:

@@ -16,22 +16,7 @@ from fvfast.prepare import prepare
 
 CPU = torch.device("cpu")
 LAYER = "deep"
-needs_onednn = pytest.mark.skipif(not lowering.usable(torch.float32), reason="needs PyTorch with oneDNN")
-
-
-class OnEdge(nn.Module):
-    """Half of the first ReLU's channels get nothing but what float64 and float32 round differently."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.deep = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 3)
-        with torch.no_grad():
-            exact = F.conv2d(flat(3).double(), self.stem.weight.double())[0, :, 0, 0]
-            self.stem.bias = nn.Parameter(torch.where(torch.arange(64) % 2 == 0, -exact, 0 * exact).float())
-
-    def forward(self, x):
-        return self.deep(F.relu(self.stem(x)))
+needs_onednn = pytest.mark.skipif(bool(lowering.unusable(torch.float32)), reason="needs PyTorch with oneDNN")
 
 
 class Smoothed(nn.Module):
@@ -47,11 +32,6 @@ class Smoothed(nn.Module):
     def forward(self, x):
         x = F.max_pool2d(F.hardswish(self.norm(self.stem(self.habit(x)))), 2)
         return self.deep(F.leaky_relu(x, 0.1).clamp(max=1.5))
-
-
-def flat(size):
-    """Every pixel alike, so that every place of an unpadded convolution's output is."""
-    return torch.tensor([0.3, -0.7, 0.9]).view(1, 3, 1, 1).expand(1, 3, size, size).contiguous()
 
 
 def noise(size):
@@ -70,8 +50,8 @@ def errors_of(module, image, other=None, names=(LAYER,), spoil=lambda: None):
 
 
 @needs_onednn
-def test_units_on_their_edge_are_told_from_errors():
-    errors = errors_of(OnEdge(), flat(12))
+def test_units_on_their_edge_are_told_from_errors(nets):
+    errors = errors_of(nets.OnEdge(), nets.flat(12))
     for found in errors.values():
         assert found.units == 64 * 10 * 10
         assert found.switched is not None
@@ -117,10 +97,10 @@ def test_the_bundled_network_is():
 
 @needs_onednn
 @pytest.mark.parametrize("scale", [1.01, 0.99, 1.0001])
-def test_a_gradient_of_the_wrong_length_is_caught(monkeypatch, scale):
+def test_a_gradient_of_the_wrong_length_is_caught(monkeypatch, nets, scale):
     right = Convolution.backward
     spoil = lambda: monkeypatch.setattr(Convolution, "backward", lambda *given: right(*given) * scale)  # noqa: E731
-    errors = errors_of(OnEdge(), flat(12), spoil=spoil)
+    errors = errors_of(nets.OnEdge(), nets.flat(12), spoil=spoil)
     told = exactness.verdict(errors)
     assert not told["passed"]
     assert errors["fast"].activations <= told["bounds"]["activations"]
@@ -131,7 +111,7 @@ def test_a_gradient_of_the_wrong_length_is_caught(monkeypatch, scale):
 
 
 @needs_onednn
-def test_a_gradient_that_passes_everywhere_is_caught(monkeypatch):
+def test_a_gradient_that_passes_everywhere_is_caught(monkeypatch, nets):
     def everywhere(self, *given):
         clamp, self.clamp = self.clamp, None
         try:
@@ -140,7 +120,9 @@ def test_a_gradient_that_passes_everywhere_is_caught(monkeypatch):
             self.clamp = clamp
 
     right = Convolution.backward
-    errors = errors_of(OnEdge(), flat(12), spoil=lambda: monkeypatch.setattr(Convolution, "backward", everywhere))
+    errors = errors_of(
+        nets.OnEdge(), nets.flat(12), spoil=lambda: monkeypatch.setattr(Convolution, "backward", everywhere)
+    )
     assert not exactness.verdict(errors)["passed"]
     assert errors["fast"].gradient > 0.1
 
