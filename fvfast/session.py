@@ -358,7 +358,7 @@ class Session:
     def _subject(self, image: ImagePlan) -> Subject:
         coupled = image.objective.coupled
         company = [other.seed for other in self.plan if other.objective is image.objective] if coupled else []
-        return subject(image.objective, self.job.layers, company)
+        return subject(image.objective, self.job.layers, company, self.job.handed(image.recipe))
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)
