@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fvfast.distances import distance
 from fvfast.kinks import decide, given
 from fvfast.layers import Layer, Tap
 from fvfast.prepare import Fast
@@ -95,12 +96,6 @@ def verdict(errors: Mapping[str, Errors]) -> dict[str, Any]:
     bounds = {name: max(FACTOR * getattr(errors["plain"], name), ROUNDING) for name in ("activations", "gradient")}
     passed = all(getattr(errors["fast"], name) <= bound for name, bound in bounds.items())
     return {**{path: asdict(found) for path, found in errors.items()}, "bounds": bounds, "passed": passed}
-
-
-def distance(value: Tensor, reference: Tensor) -> float:
-    """The relative L2 error of a value, reckoned in float64; the error itself where the reference is zero."""
-    error, scale = (value.double() - reference.double()).norm(), reference.double().norm()
-    return float(error / scale) if scale > 0 else float(error)
 
 
 # Float64 -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fvfast.distances import distance
 from fvfast.errors import is_out_of_memory
 from fvfast.fusion import fuse, laid_out
 from fvfast.kinks import decide, given
@@ -84,8 +85,8 @@ def _look(run: Run, image: Tensor) -> Looked | None:
 def _agree(found: Looked | None, right: Looked, dtype: torch.dtype) -> bool:
     if found is None:
         return False
-    near = all(_error(a, b) <= OUTPUT_TOLERANCE[dtype] for a, b in zip(found[0], right[0], strict=True))
-    return near and _error(found[1], right[1]) <= GRADIENT_TOLERANCE[dtype]
+    near = all(distance(a, b) <= OUTPUT_TOLERANCE[dtype] for a, b in zip(found[0], right[0], strict=True))
+    return near and distance(found[1], right[1]) <= GRADIENT_TOLERANCE[dtype]
 
 
 def _explain(tape: Tape, lowered: Reversible, image: Tensor, right: Looked) -> None:
@@ -101,9 +102,3 @@ def _explain(tape: Tape, lowered: Reversible, image: Tensor, right: Looked) -> N
     as_lowered = decided and _look(decided[0], image)
     if as_lowered is None or not _agree(_look(lowered, image), as_lowered, dtype):
         raise AssertionError("the fused operations differ from those that were recorded")
-
-
-def _error(value: Tensor, reference: Tensor) -> float:
-    scale = reference.float().norm()
-    error = (value.float() - reference.float()).norm()
-    return float(error / scale) if scale > 0 else float(error)

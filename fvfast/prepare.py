@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fvfast.distances import distance
 from fvfast.errors import Fault
-from fvfast.layers import UNFOLDED, Layer, Tap
+from fvfast.layers import UNFOLDED, Layer, Tap, watched
 from fvfast.lowering import lower
 from fvfast.reverse import Reversible
 from fvfast.stem import widen
@@ -178,7 +179,7 @@ def _fold(
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
     with Tap(module, layers, wanted) as before, Tap(folded, layers, wanted) as after, torch.no_grad():
         right, now = before(image), after(image)
-    return folded, frozenset(name for name in wanted if not _relative_error(now[name], right[name]) < FOLD_TOLERANCE)
+    return folded, frozenset(name for name in wanted if not distance(now[name], right[name]) < FOLD_TOLERANCE)
 
 
 def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -196,17 +197,7 @@ def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
         elif id(inputs[0]) in produced:
             pairs.append((produced[id(inputs[0])], name))
 
-    handles = [
-        child.register_forward_hook(lambda m, i, o, name=name: after(name, m, i, o))
-        for name, child in module.named_modules()
-        if isinstance(child, nn.Conv2d) or _is_plain_norm(child)
-    ]
-    try:
-        with torch.no_grad():
-            module(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched(module, image, after, lambda child: isinstance(child, nn.Conv2d) or _is_plain_norm(child))
     uses = Counter(conv for conv, _ in pairs)
     return [(conv, norm) for conv, norm in pairs if uses[conv] == runs[conv] == runs[norm] == 1]
 
@@ -218,8 +209,3 @@ def _is_plain_norm(module: nn.Module) -> bool:
         and type(module).forward is nn.BatchNorm2d.forward
         and module.running_mean is not None
     )
-
-
-def _relative_error(value: Tensor, reference: Tensor) -> float:
-    scale = reference.norm()
-    return float((value - reference).norm() / scale) if scale > 0 else float(value.norm())

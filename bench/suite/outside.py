@@ -12,7 +12,8 @@ import torch
 from fvfast_kernels import Buffers, synthesize_adjoint_adam_, synthesize_into
 from torch import Tensor
 
-from fvfast.exactness import FACTOR, ROUNDING, distance
+from fvfast.distances import distance
+from fvfast.exactness import FACTOR, ROUNDING
 from fvfast.images import COLOUR, envelope
 from fvfast.views import Views
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fvfast import lowering, tape
+from fvfast.distances import distance
 from fvfast.fusion import Convolution
 
 pytestmark = pytest.mark.skipif(bool(lowering.unusable(torch.float32)), reason="needs PyTorch with oneDNN")
@@ -230,8 +231,8 @@ def test_units_on_their_edge_are_neither(nets):
     found, right = lowering._look(lowered, image), lowering._look(run, image)
     assert found is not None
     assert right is not None
-    assert lowering._error(found[0][0], right[0][0]) < 1e-6
-    assert lowering._error(found[1], right[1]) > 0.1
+    assert distance(found[0][0], right[0][0]) < 1e-6
+    assert distance(found[1], right[1]) > 0.1
     recorded = tape.record(run, image)
     lowering._explain(recorded, lowered, image, right)
     other.deep.weight *= 1.02
