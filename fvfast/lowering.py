@@ -34,6 +34,7 @@ def lower(run: Run, image: Tensor) -> Reversible:
     generator = torch.Generator().manual_seed(0)
     # Judged by another image than the one it was recorded from, or a constant of that one would not show.
     example, other = (laid_out(torch.randn(image.shape, generator=generator).to(image)) for _ in range(2))
+    tape = record(run, example)
     try:
         right = _look(run, other)
     except Exception as error:  # whatever a network has to say, it says where it runs as it is
@@ -41,7 +42,6 @@ def lower(run: Run, image: Tensor) -> Reversible:
     if right is None:
         raise Refused("its outputs do not depend on the image")
     try:
-        tape = record(run, example)
         lowered = Reversible(fuse(tape, image.dtype))
         if not _agree(_look(lowered, other), right, image.dtype):
             _explain(tape, lowered, other, right)

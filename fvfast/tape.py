@@ -91,7 +91,7 @@ def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape:
             outputs = [mode.place(output) for output in run(leaf)]
     except Exception as error:
         if mode.fault is None:
-            raise Refused(f"it does not go through while it is watched: {in_short(error)}") from error
+            raise Refused(f"it does not go through: {in_short(error)}") from error
     if mode.fault is not None:
         raise mode.fault
     if mode.refused:

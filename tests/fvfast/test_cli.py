@@ -441,7 +441,7 @@ def test_an_interrupt_outside_a_render_is_130(cli, monkeypatch):
 def start(*arguments, code=None):
     command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "fvfast.cli"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    if code == LIMITED:  # else what one thread frees stays its own, and the address space holds as much as chance has it
+    if code == LIMITED:  # else what a thread frees stays in an arena of its own, within the limit
         environment["MALLOC_ARENA_MAX"] = "1"
     return subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

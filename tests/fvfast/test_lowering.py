@@ -166,7 +166,7 @@ def shy(x):
         (lambda x: x * float(x.detach().mean()), "with another image, or with the gradient"),
         (doubled_through_a_view, "aten::mul_.Tensor writes into a tensor that others share"),
         (fails, "does not go through: ValueError: this size is not$"),
-        (shy, "while it is watched: NotImplementedError: no modes"),
+        (shy, "does not go through: NotImplementedError: no modes"),
         (lambda x: x.detach(), "do not depend on the image"),
     ],
     ids=["backward", "random", "host", "view", "fails", "shy", "detached"],
