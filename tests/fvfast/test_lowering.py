@@ -14,6 +14,9 @@ from fvfast.distances import distance
 from fvfast.fusion import Convolution
 
 pytestmark = pytest.mark.skipif(bool(lowering.unusable(torch.float32)), reason="needs PyTorch with oneDNN")
+needs_bfloat16 = pytest.mark.skipif(
+    bool(lowering.unusable(torch.bfloat16)), reason="needs a processor with bfloat16 (AVX-512 BF16 or AMX)"
+)
 # float32 sums of some hundred products, in another order than float64's: roundings of 6e-8 that add up.
 TOLERANCE = 1e-5
 
@@ -213,6 +216,14 @@ def test_wrong_fused_operations_are_no_refusal(monkeypatch):
         lowering.lower(convolved, laid_out(1, 8, 9, 9))
 
 
+@needs_bfloat16
+def test_in_half_precision_they_may_be(monkeypatch):
+    right, kernel = Convolution.backward, KERNEL.bfloat16()
+    monkeypatch.setattr(Convolution, "backward", lambda *given: right(*given) * 1.5)
+    with pytest.raises(tape.Refused, match="round too differently"):
+        lowering.lower(lambda image: [F.relu(F.conv2d(image, kernel))], laid_out(1, 8, 9, 9).to(torch.bfloat16))
+
+
 def test_too_little_memory_is(monkeypatch):
     def fuse(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -261,9 +272,7 @@ def test_whole_networks(name):
     assert not any(op.call is torch.ops.aten.convolution.default for op in lowered.tape.ops)
 
 
-@pytest.mark.skipif(
-    bool(lowering.unusable(torch.bfloat16)), reason="needs a processor with bfloat16 (AVX-512 BF16 or AMX)"
-)
+@needs_bfloat16
 @pytest.mark.parametrize("stride", [1, 2])
 def test_half_precision_keeps_eight_bits(stride):
     torch.manual_seed(0)
