@@ -263,6 +263,8 @@ def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
         "model": result.model,
         "device": result.device,
         "path": result.path,
+        "form": result.form,
+        "form_why": result.form_why,
         "dtype": result.dtype,
         "steps": max(r.steps for r in result.recipes),
         "size": result.size,
@@ -316,6 +318,8 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
         f"{result.steps / result.seconds:.1f} steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
+    if result.device == "cpu" and result.form != "fused":
+        console.print(f"the network ran as its own modules, slower: {result.form_why}", style="dim")
     stages = [f"{name} {seconds:.1f} s" for name, seconds in result.stages.items() if seconds >= 0.05]
     console.print(", ".join(stages), style="dim")
 

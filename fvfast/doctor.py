@@ -10,6 +10,7 @@ import fvfast_kernels
 import torch
 
 import fvfast
+from fvfast.lowering import unusable
 from fvfast.optimize import crew_size
 
 
@@ -35,9 +36,21 @@ def report() -> dict[str, Any]:
     found |= {
         "path": chosen["backend"],
         "why": chosen["reason"],
+        "networks": _networks(device),
         "at once": f"{workers} images, {threads} thread{'s' if threads > 1 else ''} each",
     }
     return found
+
+
+def _networks(device: torch.device) -> str:
+    if device.type != "cpu":
+        return "their own modules, in a CUDA graph"
+    reasons = {dtype: unusable(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    fused = " and ".join(str(dtype).removeprefix("torch.") for dtype, reason in reasons.items() if not reason)
+    why = "; ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
+    if not fused:
+        return f"their own modules: {why}"
+    return f"fused in {fused}" + (f"; modules otherwise: {why}" if why else "")
 
 
 def _version(package: str) -> str:

@@ -10,6 +10,13 @@ class FvfastError(Exception):
     """Bad input, or a machine that cannot do what was asked. The command line prints it and exits with 2."""
 
 
+class Fault(RuntimeWarning):
+    """Something of fvfast's own went wrong that the result does not depend on: it was made a slower way.
+
+    PYTHONWARNINGS=error::RuntimeWarning makes an error of it, with the trace of what it was made from.
+    """
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU (where torch raises a RuntimeError)."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it

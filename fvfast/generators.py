@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import importlib.util
 import itertools
 import urllib.request
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvfast.errors import FvfastError, did_you_mean
+from fvfast.identity import canonical, state_digest
 from fvfast.images import Frame, Image
 from fvfast.models import DOWNLOAD_TIMEOUT_S, Model, imagenet_classes
 from fvfast.recipes import Recipe
@@ -51,6 +53,15 @@ class Generator:
     to_rgb: Callable[[Tensor], Tensor] = from_tanh
     truncation: float | None = None
     name: str = "given"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The SHA-256 of what it paints with: weights, latent, bounds, and the name of `to_rgb`. 64 hexadecimal digits.
+
+        That of a copy `on` a device, whose weights are in float32, is the same on every device.
+        """
+        what = [state_digest(self.module), self.latent_shape, self.truncation, *_full_name(self.to_rgb)]
+        return hashlib.sha256(canonical(what).encode()).hexdigest()
 
     def on(self, device: torch.device) -> Generator:
         """A frozen copy in eval mode on `device`. Raises FvfastError where it does not make pictures."""
@@ -110,6 +121,11 @@ class Latent(Image):
     def settle(self) -> None:
         if self.source.truncation is not None:
             self.parameter.clamp_(-self.source.truncation, self.source.truncation)
+
+
+def _full_name(function: Callable[..., object]) -> tuple[str, str]:
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return kind.__module__, kind.__qualname__
 
 
 # Generators by name ----------------------------------------------------------------------------------------

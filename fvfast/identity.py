@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from fvfast.models import Model
 
 # Raised by every change of the engine after which the same specification gives another image.
@@ -15,29 +17,48 @@ RENDERING = 1
 
 
 def weights_digest(model: Model) -> str:
-    """The SHA-256 of a model's state: names, types, shapes and bytes of all tensors. 64 hexadecimal digits."""
+    """The SHA-256 of a model's state. 64 hexadecimal digits."""
+    return state_digest(model.module)
+
+
+def state_digest(module: nn.Module) -> str:
+    """The SHA-256 of names, types, shapes and bytes of all tensors of a module's state. 64 hexadecimal digits."""
     import torch
 
     digest = hashlib.sha256()
-    for name, value in sorted(model.module.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        plain = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(name.encode() + b" ")
+            _add(digest, value)
     return digest.hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's type, shape and bytes. 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    _add(digest, tensor)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, tensor: Tensor) -> None:
+    import torch
+
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(plain.view(torch.uint8).numpy().tobytes())
 
 
 def render_key(spec: dict[str, Any], model: Model, weights: str, **more: Any) -> str:
     """The SHA-256 of what determines a render, as canonical JSON. 64 hexadecimal digits.
 
     spec: of one image, as in `Render.specs`; weights: the model's `weights_digest`; more: what else determines
-    it. How long a render takes, what is rendered beside it and where its weights lie do not enter.
+    it, such as the digests of what the recipe only names (`Job.handed`). How long a render takes, what is rendered
+    beside it and where its weights lie do not enter.
     """
     determining = {key: spec[key] for key in ("target", "recipe", "size", "seed", "dtype")}
     for name in ("magnitude", "start"):  # files, which others may replace under the same names
         file = spec["recipe"].get(name)
-        if file is not None:
+        if file is not None and name not in more:
             content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
             determining["recipe"] = {**determining["recipe"], name: content}
     determining |= {

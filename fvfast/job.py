@@ -13,12 +13,14 @@ from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, Picture
 from fvfast.generators import PREFIX, Generator
+from fvfast.identity import tensor_digest
 from fvfast.images import Fourier, Kind, Pixel
 from fvfast.layers import Tap
 from fvfast.models import Model
 from fvfast.phase import Phase
 from fvfast.photographs import square
 from fvfast.pyramid import Pyramid
+from fvfast.recipes import Recipe
 from fvfast.seeded import GIVEN
 
 PARAMETERISATIONS: dict[str, Kind] = {
@@ -60,6 +62,19 @@ class Job:
                 raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
             self.pictures[start] = square(photographs.read(start).image, self.size)
         return self.pictures[start]
+
+    def handed(self, recipe: Recipe) -> dict[str, str]:
+        """Digests of what determines a render and is only named by its recipe, by what that is: for its key.
+
+        A generator has weights of its own; a picture to start from may have been handed over in Python.
+        """
+        found: dict[str, str] = {}
+        if recipe.image.startswith(PREFIX):
+            self.kind(recipe.image)
+            found["generator"] = self.generators[recipe.image].digest
+        if recipe.start == GIVEN:
+            found["start"] = tensor_digest(self.picture(GIVEN))
+        return found
 
     def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
         if target is None:

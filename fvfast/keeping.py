@@ -35,7 +35,7 @@ def keep(store: Store, render: Render, image_format: str = "png") -> list[Entry]
 
 def key_of(render: Render, row: int, model: Model, weights: str) -> str:
     """The key of one image of a render. weights: the model's digest."""
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {**render.subjects[row].handed}
     if render.subjects[row].unsaid:
         more["objective"] = render.subjects[row].unsaid
     if _stopped_early(render, row):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,11 @@ def trace(module: nn.Module, size: int, inputs: int = 3) -> dict[str, Layer]:
     calls: dict[str, int] = {}
     found: dict[str, Layer] = {}
 
-    def observe(name: str, kind: str, output: Any) -> None:
+    def observe(name: str, child: nn.Module, inputs: Any, output: Any) -> None:
+        if child is not module:
+            keep(name, type(child).__name__, output)
+
+    def keep(name: str, kind: str, output: Any) -> None:
         tensor = first_tensor(output)
         calls[name] = calls.get(name, 0) + 1
         found.pop(name, None)  # a layer that runs again counts where it ran last
@@ -77,22 +81,35 @@ def trace(module: nn.Module, size: int, inputs: int = 3) -> dict[str, Layer]:
             return
         found[name] = _describe(name, kind, tensor, calls[name])
 
+    parameter = next(module.parameters(), torch.zeros(()))
+    image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0))
+    output = watched(module, image.to(parameter), observe)
+    if LOGITS not in found:
+        keep(LOGITS, "output", output)
+    return found
+
+
+def watched(
+    module: nn.Module,
+    image: Tensor,
+    see: Callable[[str, nn.Module, tuple[Any, ...], Any], None],
+    which: Callable[[nn.Module], bool] = lambda child: True,
+) -> Any:
+    """What a module puts out for an image, without gradients.
+
+    see: told (name, child, inputs, output) of every run of a child, the module among them, for which `which` holds.
+    """
     handles = [
-        child.register_forward_hook(lambda m, _, output, name=name: observe(name, type(m).__name__, output))
+        child.register_forward_hook(lambda m, given, output, name=name: see(name, m, given, output))
         for name, child in module.named_modules()
-        if name
+        if which(child)
     ]
     try:
-        parameter = next(module.parameters(), torch.zeros(()))
-        image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            output = module(image.to(parameter))
+            return module(image)
     finally:
         for handle in handles:
             handle.remove()
-    if LOGITS not in found:
-        observe(LOGITS, "output", output)
-    return found
 
 
 def input_size(module: nn.Module, size: int, native: int, name: str) -> tuple[int, dict[str, Layer]]:

@@ -7,65 +7,101 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fvfast.distances import distance
+from fvfast.errors import is_out_of_memory
 from fvfast.fusion import fuse, laid_out
+from fvfast.kinks import decide, given
 from fvfast.reverse import Reversible
-from fvfast.tape import record
+from fvfast.tape import Refused, Tape, in_short, record
 
 # A recorded network computes the same sums in another order: at most 2e-6 at the logits of 13 networks. Half
 # precision rounds differently at every layer, and a ReLU at its edge passes a gradient or does not.
 OUTPUT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 GRADIENT_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 3e-1}
 
+Run = Callable[[Tensor], list[Tensor]]
 
-def lower(run: Callable[[Tensor], list[Tensor]], image: Tensor) -> Reversible | None:
-    """`run` recorded at an image's size and fused; None where that cannot be done or would not be the same.
+
+def lower(run: Run, image: Tensor) -> Reversible:
+    """`run` recorded at an image's size and fused.
 
     run: a frozen network's outputs from an image [B, 3, H, W]. What comes out, and its gradient, are compared with
-    `run` itself: a module with a backward pass of its own, say, stays as it is.
+    `run` itself: a module with a backward pass of its own, say, stays as it is. Raises `Refused` where the network
+    cannot be lowered, or would not be the same; whatever else it raises is a fault of fvfast's.
     """
-    if image.dtype not in OUTPUT_TOLERANCE or not usable(image.dtype):
-        return None
+    if reason := unusable(image.dtype):
+        raise Refused(reason)
     generator = torch.Generator().manual_seed(0)
     # Judged by another image than the one it was recorded from, or a constant of that one would not show.
     example, other = (laid_out(torch.randn(image.shape, generator=generator).to(image)) for _ in range(2))
+    tape = record(run, example)
     try:
-        tape = record(run, example)
-        if tape is None:
-            return None
+        right = _look(run, other)
+    except Exception as error:  # whatever a network has to say, it says where it runs as it is
+        raise Refused(f"it does not go through: {in_short(error)}") from error
+    if right is None:
+        raise Refused("its outputs do not depend on the image")
+    try:
         lowered = Reversible(fuse(tape, image.dtype))
-        return lowered if _same(run, lowered, other) else None
-    except Exception:
-        # Operations for inference only, such as a transformer's fast path; too little memory to compare; an error of
-        # the network's own. The network then runs as it is, and whatever it has to say it says there.
-        return None
+        if not _agree(_look(lowered, other), right, image.dtype):
+            _explain(tape, lowered, other, right)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Refused("memory ran out while it was compared") from error
+    return lowered
 
 
-def usable(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there, and fast in this dtype."""
+def unusable(dtype: torch.dtype) -> str:
+    """Why networks are not lowered here in this dtype; nothing where they are."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype not in OUTPUT_TOLERANCE:
+        return f"networks in {name} are not fused"
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return "this PyTorch comes without oneDNN"
+    slow = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return f"this processor does not compute in {name}" if slow else ""
+
+
+# What is compared --------------------------------------------------------------------------------------------
+
+Looked = tuple[list[Tensor], Tensor]  # outputs, and the image's gradient of a random sum of them
+
+
+def _look(run: Run, image: Tensor) -> Looked | None:
+    """None where no output depends on the image."""
+    leaf = image.detach().clone(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        outputs = run(leaf)
+        if not any(o.requires_grad for o in outputs):
+            return None
+        generator = torch.Generator().manual_seed(1)
+        loss = sum((o.float() * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
+        assert isinstance(loss, Tensor)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return [o.detach() for o in outputs], gradient
+
+
+def _agree(found: Looked | None, right: Looked, dtype: torch.dtype) -> bool:
+    if found is None:
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    near = all(distance(a, b) <= OUTPUT_TOLERANCE[dtype] for a, b in zip(found[0], right[0], strict=True))
+    return near and distance(found[1], right[1]) <= GRADIENT_TOLERANCE[dtype]
 
 
-def _same(run: Callable[[Tensor], list[Tensor]], lowered: Reversible, image: Tensor) -> bool:
-    values: list[list[Tensor]] = []
-    gradients: list[Tensor] = []
-    for function in (run, lowered):
-        leaf = image.detach().clone(memory_format=torch.channels_last).requires_grad_()
-        with torch.enable_grad():
-            outputs = function(leaf)
-            if not any(o.requires_grad for o in outputs):
-                return False
-            generator = torch.Generator().manual_seed(1)
-            loss = sum((o.float() * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
-            assert isinstance(loss, Tensor)
-            gradients.append(torch.autograd.grad(loss, leaf)[0])
-        values.append([o.detach() for o in outputs])
-    near = all(_error(b, a) <= OUTPUT_TOLERANCE[image.dtype] for a, b in zip(*values, strict=True))
-    return near and _error(gradients[1], gradients[0]) <= GRADIENT_TOLERANCE[image.dtype]
+def _explain(tape: Tape, lowered: Reversible, image: Tensor, right: Looked) -> None:
+    """Why a lowered network differs from `right`, the network's own.
 
-
-def _error(value: Tensor, reference: Tensor) -> float:
-    scale = reference.float().norm()
-    error = (value.float() - reference.float()).norm()
-    return float(error / scale) if scale > 0 else float(error)
+    Raises `Refused` where the recorded operations, replayed one by one, differ too; an AssertionError where only the
+    fused ones do, which in float32 is a fault. Returns where they differ in nothing but units that lie on the edge of
+    their ReLU (`fvfast.kinks`).
+    """
+    dtype = image.dtype
+    if not _agree(_look(tape, image), right, dtype):
+        raise Refused("its operations do something else with another image, or with the gradient")
+    decided = decide(tape, given(lowered, image))
+    as_lowered = decided and _look(decided[0], image)
+    if as_lowered is None or not _agree(_look(lowered, image), as_lowered, dtype):
+        if dtype != torch.float32:  # eight bits add up to anything in a network that is deep enough
+            raise Refused("fused operations round too differently from its own in half precision")
+        raise AssertionError("the fused operations differ from those that were recorded")

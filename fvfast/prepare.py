@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from fvfast.layers import UNFOLDED, Layer, Tap
+from fvfast.distances import distance
+from fvfast.errors import Fault
+from fvfast.layers import UNFOLDED, Layer, Tap, watched
 from fvfast.lowering import lower
 from fvfast.reverse import Reversible
 from fvfast.stem import widen
+from fvfast.tape import Refused, in_short
 
 # Folding changes the order of roundings only: at most 2e-6 at the logits of 13 networks (torchvision, random weights).
 FOLD_TOLERANCE = 1e-3
@@ -45,6 +49,7 @@ class Fast:
         self.folded = Tap(folded, layers, wanted)
         self.plain = Tap(plain, layers, wanted) if unfit else None
         self.layers = self.folded.layers
+        self.refusals: list[str] = []  # why something could not be fused
         self._lowered: dict[Any, Reversible | None] = {}
         self._lowering = threading.Lock()
 
@@ -54,31 +59,55 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        tap = self._tap(wanted)
-        # A mode that catches functions (`fvfast.redirect`) sees nothing of what is replayed.
-        plain = image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0
-        lowered = None if plain else self._lower(tap, image, wanted)
-        return tap(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
+        lowered = self.lowered(image, wanted)
+        return self.tap(wanted)(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
         """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
         wanted = sorted(names)
-        tap = self._tap(wanted)
-        if next(tap.module.parameters(), torch.zeros(())).device.type == "cpu":
-            self._lower(tap, torch.empty(shape, dtype=dtype), wanted)
+        if next(self.tap(wanted).module.parameters(), torch.zeros(())).device.type == "cpu":
+            self.lowered(torch.empty(shape, dtype=dtype), wanted)
 
-    def _tap(self, names: Collection[str]) -> Tap:
+    def tap(self, names: Collection[str]) -> Tap:
         """The copy that serves these layers."""
         fit = self.plain is None or self.unfit.isdisjoint(names)
         return self.folded if fit or self.plain is None else self.plain
 
-    def _lower(self, tap: Tap, image: Tensor, names: list[str]) -> Reversible | None:
-        """The network as fused operations (`fvfast.lowering`), made once for each set of layers and shape of images."""
-        key = (tuple(names), image.shape, image.dtype)
+    def lowered(self, image: Tensor, names: Sequence[str]) -> Reversible | None:
+        """The network as the fused operations that run for such an image, where it can be had as such and they may.
+
+        Made (`fvfast.lowering`) once for each set of layers and shape of images.
+        """
+        # A mode that catches functions (`fvfast.redirect`) sees nothing of what is replayed.
+        if image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0:
+            return None
+        key, tap = (tuple(names), image.shape, image.dtype), self.tap(names)
         with self._lowering:
             if key not in self._lowered:
-                self._lowered[key] = lower(lambda x: list(tap(x, names).values()), image)
+                self._lowered[key] = self._lower(lambda x: list(tap(x, names).values()), image)
             return self._lowered[key]
+
+    def _lower(self, run: Callable[[Tensor], list[Tensor]], image: Tensor) -> Reversible | None:
+        try:
+            return lower(run, image)
+        except Refused as refusal:
+            self.refusals.append(str(refusal))
+        except Exception as fault:  # no reason to be without the image, which the modules make too
+            self.refusals.append(f"a fault of fvfast's: {in_short(fault)}")
+            warnings.warn(
+                f"the network runs as its own modules, slower, since fusing it failed ({in_short(fault)}). This is a "
+                "fault of fvfast's: please report it with what PYTHONWARNINGS=error::RuntimeWarning shows",
+                Fault,
+                stacklevel=2,
+            )
+        return None
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """("fused", "") where everything so far ran as fused operations, else ("modules", why)."""
+        if self.refusals:
+            return "modules", self.refusals[0]
+        return ("fused", "") if self._lowered else ("modules", "only what runs on a CPU is fused")
 
     def __enter__(self) -> Fast:
         return self
@@ -150,7 +179,7 @@ def _fold(
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
     with Tap(module, layers, wanted) as before, Tap(folded, layers, wanted) as after, torch.no_grad():
         right, now = before(image), after(image)
-    return folded, frozenset(name for name in wanted if not _relative_error(now[name], right[name]) < FOLD_TOLERANCE)
+    return folded, frozenset(name for name in wanted if not distance(now[name], right[name]) < FOLD_TOLERANCE)
 
 
 def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -168,17 +197,7 @@ def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
         elif id(inputs[0]) in produced:
             pairs.append((produced[id(inputs[0])], name))
 
-    handles = [
-        child.register_forward_hook(lambda m, i, o, name=name: after(name, m, i, o))
-        for name, child in module.named_modules()
-        if isinstance(child, nn.Conv2d) or _is_plain_norm(child)
-    ]
-    try:
-        with torch.no_grad():
-            module(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched(module, image, after, lambda child: isinstance(child, nn.Conv2d) or _is_plain_norm(child))
     uses = Counter(conv for conv, _ in pairs)
     return [(conv, norm) for conv, norm in pairs if uses[conv] == runs[conv] == runs[norm] == 1]
 
@@ -190,8 +209,3 @@ def _is_plain_norm(module: nn.Module) -> bool:
         and type(module).forward is nn.BatchNorm2d.forward
         and module.running_mean is not None
     )
-
-
-def _relative_error(value: Tensor, reference: Tensor) -> float:
-    scale = reference.norm()
-    return float((value - reference).norm() / scale) if scale > 0 else float(value.norm())

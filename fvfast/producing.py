@@ -47,7 +47,7 @@ def key_of(job: Job, image: ImagePlan, weights: str) -> str:
         "seed": image.seed,
         "dtype": str(job.dtype).removeprefix("torch."),
     }
-    return render_key(spec, job.model, weights)
+    return render_key(spec, job.model, weights, **job.handed(image.recipe))
 
 
 def produce(

@@ -44,6 +44,8 @@ class Render:
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
+    path: what made the views, "reference" or "triton". form: how the network ran, "fused" (as fused operations,
+    `fvfast.lowering`) or as its own "modules", and form_why.
     interrupted: whether it was stopped early. stages: where the time went, in seconds by name.
     network: what was rendered; subjects: what each image shows; both for `fvfast.keeping`.
     """
@@ -68,6 +70,8 @@ class Render:
     frames: list[list[tuple[int, Tensor]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    form: str = "modules"
+    form_why: str = ""
     interrupted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
     network: Model | None = field(default=None, repr=False)

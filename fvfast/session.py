@@ -119,6 +119,7 @@ class Session:
         self.stages["loop"] = seconds - lowered - sum(waits.values())
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
+        result.form, result.form_why = fast.form
         return result
 
     def _largest(self, tap: prepare.Fast) -> int:
@@ -359,7 +360,7 @@ class Session:
     def _subject(self, image: ImagePlan) -> Subject:
         coupled = image.objective.coupled
         company = [other.seed for other in self.plan if other.objective is image.objective] if coupled else []
-        return subject(image.objective, self.job.layers, company)
+        return subject(image.objective, self.job.layers, company, self.job.handed(image.recipe))
 
     def _spec(self, image: ImagePlan, name: str, done: int) -> dict[str, Any]:
         recipe = image.recipe if done == image.recipe.steps else dataclasses.replace(image.recipe, steps=done)

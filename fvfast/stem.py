@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fvfast.layers import Layer, Tap
+from fvfast.distances import distance
+from fvfast.layers import Layer, Tap, watched
 
 # A zero channel adds zeros to sums; another algorithm may still be chosen for four channels than for three.
 TOLERANCE = 1e-3
@@ -34,7 +34,7 @@ def widen(module: nn.Module, layers: Mapping[str, Layer], wanted: list[str], siz
         stem.in_channels = 4
         try:
             after = tap(wide)
-            same = all((after[n] - before[n]).norm() <= TOLERANCE * before[n].norm() for n in wanted)
+            same = all(distance(after[n], before[n]) <= TOLERANCE for n in wanted)
         except Exception:  # whatever a network raises at four channels, three are what it gets
             same = False
         if not same:
@@ -44,19 +44,9 @@ def widen(module: nn.Module, layers: Mapping[str, Layer], wanted: list[str], siz
 
 def _first_convolution(module: nn.Module, image: Tensor) -> nn.Conv2d | None:
     """The convolution that runs first, if it takes three channels in one group."""
-    seen: list[nn.Conv2d] = []
-
-    def observe(child: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(child, nn.Conv2d):
-            seen.append(child)
-
-    handles = [c.register_forward_hook(observe) for c in module.modules() if isinstance(c, nn.Conv2d)]
-    try:
-        with torch.no_grad():
-            module(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    seen: list[nn.Module] = []
+    watched(module, image, lambda name, child, *_: seen.append(child), lambda child: isinstance(child, nn.Conv2d))
     if not seen or seen.count(seen[0]) > 1:
         return None
-    return seen[0] if seen[0].in_channels == 3 and seen[0].groups == 1 else None
+    first = seen[0]
+    return first if isinstance(first, nn.Conv2d) and first.in_channels == 3 and first.groups == 1 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,17 +23,21 @@ class Subject:
     layer, depth: the deepest layer that the objective reads, and its place in the forward pass; "" and -1 where it
     reads none. channel: -1 where it is no single one. unsaid: the digest of what determines the image besides its
     written target (a direction's numbers, the images that it was to differ from); "" where the target says all.
+    handed: digests of what its recipe only names, by what that is ("generator", "start").
     """
 
     layer: str
     depth: int
     channel: int
     unsaid: str = ""
+    handed: Mapping[str, str] = field(default_factory=dict)
 
 
-def subject(objective: Objective, layers: Mapping[str, Layer], company: Sequence[int]) -> Subject:
+def subject(
+    objective: Objective, layers: Mapping[str, Layer], company: Sequence[int], handed: Mapping[str, str]
+) -> Subject:
     """What an image with this objective shows. company: the seeds of the images that its own value
-    depends on, where it is coupled."""
+    depends on, where it is coupled. handed: as in `Subject`."""
     places = {name: depth for depth, name in enumerate(layers)}
     deepest = max(objective.layers, key=places.__getitem__, default="")
     channel = objective.channel if isinstance(objective, (Channel, Neuron)) else NO_CHANNEL
@@ -41,7 +45,7 @@ def subject(objective: Objective, layers: Mapping[str, Layer], company: Sequence
     if not isinstance(objective, (Channel, Neuron, WholeLayer)):
         described = [_described(objective), list(company)]
         unsaid = hashlib.sha256(repr(described).encode()).hexdigest()
-    return Subject(deepest, places.get(deepest, -1), channel, unsaid)
+    return Subject(deepest, places.get(deepest, -1), channel, unsaid, handed)
 
 
 def _described(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,26 +75,54 @@ class Tape:
         return Counter([*(place for op in self.ops for place in op.inputs), *self.outputs])
 
 
-def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape | None:
-    """The operations by which `run` makes its outputs from an image [B, C, H, W]; None where they cannot be replayed.
+class Refused(Exception):
+    """A network cannot be replayed as a list of operations. The text says why, as in "because ...": it is no fault."""
 
-    They cannot where an operation writes into a tensor that others share, or draws random numbers.
+
+def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape:
+    """The operations by which `run` makes its outputs from an image [B, C, H, W].
+
+    Raises `Refused` where they cannot be replayed: an operation writes into a tensor that others share, or draws random
+    numbers; or `run` does not go through while it is watched.
     """
-    mode = _Recorder(image)
-    with torch.no_grad(), mode:
-        outputs = [mode.place(output) for output in run(image)]
-    if mode.refused or None in outputs:
-        return None
-    return _needed(Tape(tuple(mode.ops), tuple(o for o in outputs if o is not None), mode.shapes))
+    # Without a gradient asked for, attention and the like choose operations that have none.
+    leaf = image.detach().requires_grad_()
+    mode = _Recorder(leaf)
+    outputs: list[int | None] = []
+    try:
+        with torch.enable_grad(), mode:
+            outputs = [mode.place(output) for output in run(leaf)]
+    except Exception as error:
+        if mode.fault is None:
+            raise Refused(f"it does not go through: {in_short(error)}") from error
+    if mode.fault is not None:
+        raise mode.fault
+    if mode.refused:
+        raise Refused(mode.refused)
+    places = [place for place in outputs if place is not None]
+    if len(places) < len(outputs):
+        raise Refused("an output is made by no operation that can be recorded")
+    return _needed(Tape(tuple(mode.ops), tuple(places), mode.shapes))
+
+
+def in_short(error: BaseException) -> str:
+    """An error as its kind and its first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down every operation, with tensors by number; what it did not see made (weights) is kept as it is."""
+    """Writes down every operation, with tensors by number; what it did not see made (weights) is kept as it is.
+
+    refused: why what is written down cannot be replayed, or nothing. fault: an error of the recorder's own, as against
+    those of the network that it watches.
+    """
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.ops: list[Op] = []
-        self.refused = False
+        self.refused = ""
+        self.fault: Exception | None = None
         self.places: dict[int, int] = {id(image): 0}
         self.shapes = {0: image.shape}
         self._alive: list[Tensor] = [image]  # an id is unique only as long as its tensor lives
@@ -105,19 +134,28 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        call, changed = func, None
-        before = (self._numbered(args), self._numbered(kwargs))
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.refused = True
-        if func._schema.is_mutable:
-            call, changed = _out_of_place(func), args[0] if args else None
-            # Only its own tensor may change: one that a view shares would change elsewhere too.
-            if call is None or not isinstance(changed, Tensor) or self._shared(changed):
-                self.refused = True
+        with self._own():
+            call, given, named = func, self._numbered(args), self._numbered(kwargs)
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self.refused = self.refused or f"{func.name()} draws random numbers, or may"
+            if func._schema.is_mutable:
+                call, changed = _out_of_place(func), args[0] if args else None
+                # Only its own tensor may change: one that a view shares would change elsewhere too.
+                if call is None or not isinstance(changed, Tensor) or self._shared(changed):
+                    self.refused = self.refused or f"{func.name()} writes into a tensor that others share"
         found = func(*args, **kwargs)
-        results = found if isinstance(found, (tuple, list)) else (found,)
-        self.ops.append(Op(call or func, *before, tuple(map(self._new, results))))
+        with self._own():
+            results = found if isinstance(found, (tuple, list)) else (found,)
+            self.ops.append(Op(call or func, given, named, tuple(map(self._new, results))))
         return found
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as fault:
+            self.fault = fault
+            raise
 
     def place(self, tensor: Tensor) -> int | None:
         return self.places.get(id(tensor))

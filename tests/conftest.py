@@ -1,6 +1,7 @@
 """Where there is no GPU, kernels run in triton's interpreter; it must be chosen before anything imports triton."""
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -20,3 +21,11 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="needs --slow: takes many minutes"))
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_is_passed_over():
+    """What costs a user nothing but time is an error here."""
+    from fvfast.errors import Fault
+
+    warnings.simplefilter("error", Fault)

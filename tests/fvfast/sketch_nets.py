@@ -337,3 +337,23 @@ class Mortal(Tiny):
                 else:
                     os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(unrecorded(x))
+
+
+class OnEdge(nn.Module):
+    """Half of the first ReLU's channels get nothing but what float64 and float32 round differently."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.deep = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 3)
+        with torch.no_grad():
+            exact = F.conv2d(flat(3).double(), self.stem.weight.double())[0, :, 0, 0]
+            self.stem.bias = nn.Parameter(torch.where(torch.arange(64) % 2 == 0, -exact, 0 * exact).float())
+
+    def forward(self, x):
+        return self.deep(F.relu(self.stem(x)))
+
+
+def flat(size):
+    """Every pixel alike, so that every place of an unpadded convolution's output is."""
+    return torch.tensor([0.3, -0.7, 0.9]).view(1, 3, 1, 1).expand(1, 3, size, size).contiguous()

@@ -79,9 +79,12 @@ def test_render_as_json(cli):
     code, out, err = cli("render", "sketch_nets:tiny", *arguments)
     assert (code, err) == (0, "")
     document = json.loads(out)
-    assert {k: document[k] for k in ("device", "path", "dtype", "steps", "size", "seed", "interrupted")} == {
+    told = ("device", "path", "form", "form_why", "dtype", "steps", "size", "seed", "interrupted")
+    assert {k: document[k] for k in told} == {
         "device": "cpu",
         "path": "reference",
+        "form": "fused",
+        "form_why": "",
         "dtype": "float32",
         "steps": 4,
         "size": 32,
@@ -375,6 +378,19 @@ def test_doctor(cli):
     assert lines["why"]
 
 
+def test_a_network_that_runs_as_it_is_says_why(cli):
+    arguments = ("render", "sketch_nets:Slow", "conv:3", "--weights", "none", "--size", 16, "--steps", 1)
+    code, out, _ = cli(*arguments, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert (document["form"], document["form_why"]) == ("modules", "aten::rand draws random numbers, or may")
+    code, out, _ = cli(*arguments)
+    assert code == 0
+    assert "the network ran as its own modules, slower: aten::rand draws random numbers, or may" in " ".join(
+        out.split()
+    )
+
+
 def test_version_and_help(cli):
     assert cli("--version") == (0, f"fvfast {fvfast.__version__}\n", "")
     code, out, _ = cli("render", "--help")
@@ -425,6 +441,8 @@ def test_an_interrupt_outside_a_render_is_130(cli, monkeypatch):
 def start(*arguments, code=None):
     command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "fvfast.cli"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    if code == LIMITED:  # else what a thread frees stays in an arena of its own, within the limit
+        environment["MALLOC_ARENA_MAX"] = "1"
     return subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

@@ -20,5 +20,15 @@ def test_the_report_names_versions_device_and_path():
     assert found["at once"].startswith(f"{crew_size(None)[0]} images, {crew_size(None)[1]} thread")
 
 
+def test_the_report_says_what_is_fused(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(doctor, "unusable", lambda dtype: "")
+    assert doctor._networks(cpu) == "fused in float32 and bfloat16"
+    monkeypatch.setattr(doctor, "unusable", lambda dtype: "too old" if dtype == torch.bfloat16 else "")
+    assert doctor._networks(cpu) == "fused in float32; modules otherwise: too old"
+    monkeypatch.setattr(doctor, "unusable", lambda dtype: "no oneDNN")
+    assert doctor._networks(cpu) == "their own modules: no oneDNN"
+
+
 def test_a_package_that_is_missing_is_said_to_be():
     assert doctor._version("no-such-package-at-all") == "not installed"

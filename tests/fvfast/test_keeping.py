@@ -11,11 +11,14 @@ import torch
 
 import fvfast
 import fvfast.session
-from fvfast import files, keeping, upkeep
+from fvfast import files, generators, keeping, upkeep
 from fvfast import objectives as o
 from fvfast.atlases import atlas
 from fvfast.errors import FvfastError
+from fvfast.recipes import Recipe
 from fvfast.store import Query, Store
+
+RECIPE = Recipe("painted", image="generator:given", steps=2, sd=1.0)
 
 
 def kept(store, model, target, steps=3, **options):
@@ -162,3 +165,54 @@ def test_a_store_that_cannot_be_written_to_is_told_of_before_any_work(cli):
     assert (code, out) == (2, "")
     assert err.startswith("fvfast: cannot write to the store file/below")
     assert not Path("renders").exists()
+
+
+# What a recipe only names ------------------------------------------------------------------------------------
+
+
+class Painter(torch.nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3 * 8 * 8)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, latent):
+        return torch.tanh(self.linear(latent).view(-1, 3, 8, 8))
+
+
+def painter(seed, **changes):
+    return fvfast.Generator(Painter(seed), (2,), **changes)
+
+
+def keys(tmp_path, model, **options):
+    return kept(tmp_path / "kept", model, "deep:3", **options)[1][0].key
+
+
+def test_generators_of_one_name_are_told_apart_by_what_they_paint_with(tiny, tmp_path):
+    sources = [painter(1), painter(2), painter(1, truncation=0.5), painter(1, to_rgb=torch.sigmoid), painter(1)]
+    found = [keys(tmp_path, tiny, image=source, recipe=RECIPE) for source in sources]
+    assert len(set(found)) == 4
+    assert found[0] == found[4]
+    half = fvfast.Generator(Painter(1).half(), (2,))
+    assert keys(tmp_path, tiny, image=half, recipe=RECIPE) not in found  # rounded weights are other weights
+    with Store(tmp_path / "kept") as store:
+        assert store.count(Query()) == 5
+
+
+def test_an_atlas_is_made_again_by_a_generator_with_other_weights(tiny, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, image="generator:mine")
+
+    def counts(seed):
+        monkeypatch.setattr(generators, "find", lambda name: painter(seed, name=name))
+        made = atlas(tiny, "deep", channels="0-1", recipe=recipe, size=32, store="kept")
+        return made.rendered, made.skipped
+
+    assert [counts(1), counts(1), counts(2), counts(1)] == [(2, 0), (0, 2), (2, 0), (0, 2)]
+
+
+def test_an_image_that_was_handed_over_as_a_start_is_part_of_the_key(tiny, tmp_path):
+    first, second = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    found = [keys(tmp_path, tiny, start=start) for start in (first, second, first.clone())]
+    assert found[0] == found[2] != found[1]

@@ -5,7 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from fvfast import layers
+from fvfast import layers, lowering
+from fvfast.errors import Fault
 from fvfast.layers import UNFOLDED, Tap
 from fvfast.prepare import FOLD_TOLERANCE, prepare, pristine
 
@@ -198,3 +199,23 @@ def test_a_network_without_convolutions(nets):
     with prepare(net, found, ["last"], 16, torch.float32) as fast, torch.no_grad():
         expected = outputs(net, found, ["last"], image(16))["last"]
         torch.testing.assert_close(fast(image(16))["last"], expected, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(bool(lowering.unusable(torch.float32)), reason="needs PyTorch with oneDNN")
+def test_a_fault_while_fusing_costs_nothing_but_time(tiny, monkeypatch):
+    net = pristine(tiny.module, CPU)
+    fuse = lowering.fuse
+    monkeypatch.setattr(lowering, "fuse", lambda *_: {}["a mistake"])
+    fast = prepare(net, layers.trace(net, 32), ["deep"], 32, torch.float32)
+    with pytest.warns(Fault, match="KeyError: 'a mistake'.*report it"):
+        found = fast(image(32))["deep"]
+    assert found.equal(fast.folded(image(32))["deep"])
+    fast(image(32))  # that was said once
+    assert fast.form == ("modules", "a fault of fvfast's: KeyError: 'a mistake'")
+    with pytest.raises(Fault) as raised:  # as an error it has its trace
+        fast(image(16))
+    assert isinstance(raised.value.__context__, KeyError)
+    monkeypatch.setattr(lowering, "fuse", fuse)
+    fast = prepare(net, layers.trace(net, 32), ["deep"], 32, torch.float32)
+    fast(image(32))
+    assert fast.form == ("fused", "")

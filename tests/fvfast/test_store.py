@@ -209,6 +209,12 @@ def test_a_key_depends_on_what_determines_a_render_and_on_nothing_else(tiny):
     assert len({key, *others}) == 9
 
 
+def test_a_key_stays_what_it_was(tiny):
+    """Stores are found again by it."""
+    expected = "95dc65e208d68d52294efa14b556f257ecf4457ee766e6da39ad50758b6b7006"
+    assert render_key(SPEC, tiny, "0" * 64) == expected
+
+
 def test_a_key_follows_what_is_in_a_file_of_magnitudes(tiny, tmp_path):
     def key(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
