@@ -40,15 +40,16 @@ def given(network: Reversible, image: Tensor) -> list[Tensor]:
 
     A clamp inside of a convolution keeps no input: its output stands for it, since clamping that again changes nothing.
     """
-    memory, _ = network.forwards(image)
+    _, kept = network.forwards(image)
     found: dict[int, Tensor] = {}
-    for op in network.tape.ops:
+    for op, saved in zip(network.tape.ops, kept, strict=True):
         place = op.out[0] or 0
         if isinstance(op.call, Convolution):
             if op.call.clamp is not None:
-                found[place] = memory[place]
+                found[place] = saved[1]
         elif op.call in KINKED:
-            found[place] = memory[op.inputs[0]]
+            leaves, _ = saved
+            found[place] = leaves[op.inputs[0]].detach()
     return [found[place] for place in sorted(found)]
 
 
