@@ -35,6 +35,14 @@ FLAGS = (
 PATIENCE_MS = 20_000
 
 
+def until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return value
+
+
 class Server:
     """`fvfast dashboard` as a process of its own."""
 
@@ -51,20 +59,7 @@ class Server:
         found = re.search(r"http://\S+?:(\d+)", self.said[0])
         assert found, self.said[0] + self.process.stderr.read()
         self.url, self.port = found.group(0), int(found.group(1))
-        end = time.monotonic() + 60
-        while not self.answers():
-            assert time.monotonic() < end
-            time.sleep(0.1)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        until(self.answers)
 
     def answers(self):
         try:
@@ -93,20 +88,29 @@ class Server:
         return int(found.group(1)) / 1024
 
     def end(self, number=signal.SIGINT):
-        """The exit code after a signal."""
+        """The exit code after a signal, or of the end before."""
         self.process.send_signal(number)
         try:
             return self.process.wait(40)
-        except subprocess.TimeoutExpired:
+        finally:
             self.process.kill()
-            raise
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("served") / "kept", "--allow-code") as found:
-        yield found
-        found.end()
+def started():
+    """The servers of this module, one after another: all but the last were ended by a test."""
+    found = []
+    yield found
+    for one in found:
+        one.end()
+
+
+@pytest.fixture
+def server(started, tmp_path_factory):
+    """One that serves; the same for all tests, until one of them ends it."""
+    if not started or started[-1].process.poll() is not None:
+        started.append(Server(tmp_path_factory.mktemp("served") / "kept", "--allow-code"))
+    return started[-1]
 
 
 @pytest.fixture(scope="module")
@@ -182,15 +186,17 @@ def test_a_taken_port_is_one_sentence(server, tmp_path):
 
 
 def test_elsewhere_is_said_loudly_and_sigterm_ends_it(tmp_path):
-    with Server(tmp_path / "kept", "--address", "0.0.0.0") as found:
+    found = Server(tmp_path / "kept", "--address", "0.0.0.0")
+    try:
         assert found.process.stderr is not None
         warning = found.process.stderr.readline()
         assert warning.startswith("fvfast: WARNING: it listens on 0.0.0.0, not on this machine alone")
         assert found.get("/_stcore/health", host="10.1.2.3")[0] == 200
         assert found.get("/_stcore/health", host="evil.example")[0] == 403
+    finally:
         found.end(signal.SIGTERM)
-        with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", found.port), timeout=5):
-            pass
+    with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", found.port), timeout=5):
+        pass
 
 
 # In the browser --------------------------------------------------------------------------------------------
@@ -221,6 +227,13 @@ def number(page, label, value):
     box.press("Tab")
 
 
+def understood(page, words):
+    """Wait until the server has understood what was filled in: the command line, which need not be open, says it."""
+    page.wait_for_function(
+        "words => [...document.querySelectorAll('code')].some(c => c.textContent.includes(words))", arg=words
+    )
+
+
 def start(page, model, targets, size=32, steps=3):
     """Fill in the page Render and press the button."""
     box = page.get_by_role("combobox", name=re.compile("Model"))
@@ -236,9 +249,7 @@ def start(page, model, targets, size=32, steps=3):
     box.press("Escape")
     number(page, "Size, px", size)
     number(page, "Steps", steps)
-    # The command line, in a box that need not be open, says what the server has understood so far.
-    words = " ".join(["fvfast render", model, *targets, f"--size {size} --steps {steps}"])
-    page.locator("code", has_text=words).wait_for(state="attached")
+    understood(page, " ".join(["fvfast render", model, *targets, f"--size {size} --steps {steps}"]))
     page.get_by_role("button", name="Render", exact=True).click()
 
 
@@ -248,14 +259,6 @@ def kept(server):
             return store.entries()
     except Exception:
         return []
-
-
-def until(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return value
 
 
 def test_a_feature_from_choice_to_comparison(server, context, browser):
@@ -351,9 +354,8 @@ def test_twenty_reruns_leave_memory_flat(server, context):
     def rerun(times):
         for at in range(times):
             number(page, "Steps", 100 + at)
-            page.get_by_text(re.compile(rf"--steps {100 + at}\b")).first.wait_for()
+            understood(page, f"--steps {100 + at} ")
 
-    page.get_by_text("The same on the command line and in Python").click()
     rerun(5)  # what is imported and kept at first
     before = server.memory()
     rerun(20)
@@ -373,17 +375,17 @@ def test_a_photograph_is_dreamt_over(server, context, tmp_path):
     assert not page.get_by_test_id("stException").count()
 
 
-def test_ctrl_c_ends_the_server_and_its_worker_with_what_there_is(tmp_path, context):
-    with Server(tmp_path / "kept", "--allow-code") as found:
-        page = opened(context, found, "/render")
-        start(page, "own_nets:Slow", ["conv:1"], steps=5000)
-        page.get_by_text(re.compile(r"\d+ of 5000 steps")).first.wait_for()
-        tasks = Path(f"/proc/{found.process.pid}/task").glob("*/children")
-        children = [child for task in tasks for child in task.read_text().split()]
-        assert children
-        assert found.end() == 0
-        (entry,) = kept(found)
-        assert entry.note.startswith("stopped after")
-        for child in children:
-            with pytest.raises(ProcessLookupError):
-                os.kill(int(child), 0)
+def test_ctrl_c_ends_the_server_and_its_worker_with_what_there_is(server, context):
+    before = {entry.key for entry in kept(server)}
+    page = opened(context, server, "/render")
+    start(page, "own_nets:Slow", ["conv:1"], steps=5000)
+    page.get_by_text(re.compile(r"\d+ of 5000 steps")).first.wait_for()
+    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    assert children
+    assert server.end() == 0
+    (entry,) = [entry for entry in kept(server) if entry.key not in before]
+    assert entry.note.startswith("stopped after")
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)
