@@ -58,8 +58,14 @@ def test_a_page_of_500_is_usable_within_three_seconds(site):
     page.get_by_text("500", exact=True).click()
     page.locator(".tile").nth(499).wait_for(state="attached")
     page.locator(".tile .box").nth(2).check(force=True)
-    assert time.perf_counter() - started < 3
-    page.get_by_text("1 selected").wait_for()
+    seconds = time.perf_counter() - started
+    print(f"500 features: {seconds:.2f} s")
+    assert seconds < 3
+    for at in range(3, 9):  # while the page still runs for the ticks before
+        page.wait_for_timeout(200)
+        page.locator(".tile .box").nth(at).check(force=True)
+    page.get_by_text("7 selected").wait_for()
+    assert page.locator(".tile .box:checked").count() == 7
     loaded = page.locator(".tile img[src]").count()
     assert 0 < loaded < 500  # those near the window, no others
     page.locator(".tile a").nth(5).click()
@@ -73,7 +79,9 @@ def test_the_wipe_follows_mouse_and_keys(site):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"{url}compare?a={a}&b={b}")
     line = page.get_by_role("slider", name="Wipe between the two images")
-    line.wait_for(timeout=60_000)
+    page.get_by_role("heading", name="Spectra").wait_for(timeout=60_000)  # the last part: nothing moves any more
+    page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
+    line.wait_for()
     assert line.get_attribute("aria-valuenow") == "50"
     box = page.locator(".wipe").bounding_box()
     assert box is not None
