@@ -227,6 +227,23 @@ def number(page, label, value):
     box.press("Tab")
 
 
+def choose(page, model):
+    """A model other than the first one, which alone has targets to begin with."""
+    box = page.get_by_role("combobox", name=re.compile("Model"))
+    box.fill(model)
+    box.press("Enter")
+    # Until the server has understood, what is on the page belongs to the model before.
+    page.get_by_placeholder(re.compile("^LAYER:CHANNEL")).wait_for()
+
+
+def target(page, text):
+    box = page.get_by_role("combobox", name=re.compile("Targets"))
+    box.fill(text)
+    box.press("Enter")
+    page.get_by_test_id("stMultiSelect").get_by_text(text, exact=True).first.wait_for()
+    box.press("Escape")
+
+
 def understood(page, words):
     """Wait until the server has understood what was filled in: the command line, which need not be open, says it."""
     page.wait_for_function(
@@ -236,17 +253,9 @@ def understood(page, words):
 
 def start(page, model, targets, size=32, steps=3):
     """Fill in the page Render and press the button."""
-    box = page.get_by_role("combobox", name=re.compile("Model"))
-    box.fill(model)
-    box.press("Enter")
-    # Until the server has understood, what is on the page belongs to the model before, which has targets.
-    page.get_by_placeholder(re.compile("^LAYER:CHANNEL")).wait_for()
-    box = page.get_by_role("combobox", name=re.compile("Targets"))
-    for target in targets:
-        box.fill(target)
-        box.press("Enter")
-        page.get_by_test_id("stMultiSelect").get_by_text(target, exact=True).first.wait_for()
-    box.press("Escape")
+    choose(page, model)
+    for one in targets:
+        target(page, one)
     number(page, "Size, px", size)
     number(page, "Steps", steps)
     understood(page, " ".join(["fvfast render", model, *targets, f"--size {size} --steps {steps}"]))
@@ -282,7 +291,6 @@ def test_a_feature_from_choice_to_comparison(server, context, browser):
     page.wait_for_url(link)
     page.get_by_role("button", name="Compare", exact=True).click()
     heading(page, "Compare")
-    page.get_by_text("PSNR").first.wait_for()
     page.wait_for_url(re.compile(f"[?]a={keys['conv:1']}&b={keys['conv:2']}$"))
 
     page.get_by_role("link", name="Gallery", exact=True).click()
@@ -304,18 +312,28 @@ def test_a_feature_from_choice_to_comparison(server, context, browser):
         assert not feature.get_by_test_id("stException").count()
 
 
+def opened_thrice(context, server, path):
+    """A page that has drawn itself, and the seconds that took: the middle one of three times."""
+    seconds = []
+    while True:
+        started = time.perf_counter()
+        page = opened(context, server, path)
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) == 3:
+            return page, statistics.median(seconds)
+        page.close()
+
+
 def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server, context, browser):
     before = len(kept(server))
-    alone = median_seconds(browser, server)
-    page = opened(context, server, "/render")
+    page, alone = opened_thrice(context, server, "/render")
     start(page, "own_nets:Slow", ["conv:2"], size=64, steps=3000)
     page.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()
     page.close()
-    beside = median_seconds(browser, server)
-    assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
     with new_context(browser) as other:
-        second = opened(other, server, "/render")
+        second, beside = opened_thrice(other, server, "/render")
         second.get_by_text(re.compile(r"\d+ of 3000 steps")).first.wait_for()  # it goes on without its tab
+        assert beside < max(3.0, 3 * alone), f"{beside:.2f} s beside a render, {alone:.2f} s alone"
         second.get_by_role("button", name="Cancel").click()
         entries = until(lambda: len(kept(server)) > before and kept(server))
     (entry,) = [e for e in entries if e.size == 64]
@@ -323,33 +341,13 @@ def test_a_second_session_stays_responsive_and_a_closed_tab_stops_nothing(server
     print(f"page: {alone:.2f} s alone, {beside:.2f} s beside a render")
 
 
-def median_seconds(browser, server):
-    """How long a browser that has seen nothing yet waits for a page: the middle one of three."""
-    seconds = []
-    for _ in range(3):
-        with new_context(browser) as found:
-            started = time.perf_counter()
-            opened(found, server, "/render")
-            seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def test_an_open_command_line_stays_open_while_the_boxes_above_it_change(server, context):
+def test_reruns_leave_what_is_open_open_and_memory_flat(server, context):
     page = opened(context, server, "/render")
     page.get_by_text("The same on the command line and in Python").click()
-    page.get_by_text("fvfast render efficientnet_lite0").wait_for()
-    box = page.get_by_role("combobox", name=re.compile("Model"))
-    box.fill("own_nets:Slow")
-    box.press("Enter")
+    choose(page, "own_nets:Slow")
     page.get_by_text("Add a target first.").wait_for()
-    box = page.get_by_role("combobox", name=re.compile("Targets"))
-    box.fill("conv:1")
-    box.press("Enter")
+    target(page, "conv:1")
     page.get_by_text("fvfast render own_nets:Slow conv:1").wait_for()
-
-
-def test_twenty_reruns_leave_memory_flat(server, context):
-    page = opened(context, server, "/render")
 
     def rerun(times):
         for at in range(times):
@@ -362,6 +360,7 @@ def test_twenty_reruns_leave_memory_flat(server, context):
     grown = server.memory() - before
     assert grown < 12, f"{grown:.1f} MiB more after 20 reruns"
     print(f"20 reruns: {grown:+.1f} MiB at {before:.0f} MiB")
+    assert page.get_by_text("fvfast render own_nets:Slow conv:1").is_visible()
 
 
 def test_a_photograph_is_dreamt_over(server, context, tmp_path):
