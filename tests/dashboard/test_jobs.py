@@ -184,7 +184,15 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(tmp_path, monkeypatch):
     desk.close()
 
 
-def test_a_worker_that_cannot_start_is_one_sentence_with_its_last_words(tmp_path):
+def test_a_worker_that_cannot_start_is_one_sentence_with_its_last_words(tmp_path, monkeypatch):
+    class Short(jobs.Worker):
+        """Has ended before anyone looks."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._process.wait()
+
+    monkeypatch.setattr(jobs, "Worker", Short)
     desk = Desk(tmp_path / "kept", [sys.executable, "-c", SILENT])
     job = desk.wait(desk.submit(request(), code=True).number, PATIENCE)
     assert job.sentence == "the worker process ended by itself (exit status 3): its last words are in the log"
