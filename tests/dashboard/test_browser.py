@@ -206,7 +206,7 @@ def opened(context, server, path="/"):
     """A page that has drawn itself."""
     page = context.new_page()
     page.goto(f"http://localhost:{server.port}{path}")
-    page.get_by_role("heading", level=1).first.wait_for()
+    page.wait_for_function("document.querySelector('h1')")  # looks at every frame, a locator twice a second
     return page
 
 

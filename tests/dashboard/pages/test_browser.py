@@ -64,11 +64,11 @@ def test_a_page_of_500_is_usable_within_three_seconds(site):
     seconds = time.perf_counter() - started
     print(f"500 features: {seconds:.2f} s")
     assert seconds < 3
-    for at in range(3, 9):  # while the page still runs for the ticks before
+    for at in range(3, 7):  # while the page still runs for the ticks before
         page.wait_for_timeout(200)
         page.locator(".tile .box").nth(at).check(force=True)
-    page.get_by_text("7 selected").wait_for()
-    assert page.locator(".tile .box:checked").count() == 7
+    page.get_by_text("5 selected").wait_for()
+    assert page.locator(".tile .box:checked").count() == 5
     loaded = page.locator(".tile img[src]").count()
     assert 0 < loaded < 500  # those near the window, no others
     page.locator(".tile a").nth(5).click()
@@ -82,9 +82,8 @@ def test_the_wipe_follows_mouse_and_keys(site):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"{url}compare?a={a}&b={b}")
     line = page.get_by_role("slider", name="Wipe between the two images")
-    page.get_by_role("heading", name="Spectra").wait_for(timeout=60_000)  # the last part: nothing moves any more
-    page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
-    line.wait_for()
+    line.wait_for(timeout=60_000)
+    page.locator(".wipe .left").evaluate("image => image.decode()")  # it has its height from now on
     assert line.get_attribute("aria-valuenow") == "50"
     box = page.locator(".wipe").bounding_box()
     assert box is not None
