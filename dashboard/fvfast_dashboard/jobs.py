@@ -213,7 +213,6 @@ class Desk:
 
     def _follow(self, job: Job, worker: Worker) -> None:
         """Hand a job to the worker, and take note of what it says until the job has ended."""
-        log_from = worker.log_size()
         message = {"number": job.number, "store": str(self.store), "request": asking.to_dict(job.request)}
         worker.say(message)
         with self._changed:
@@ -225,9 +224,10 @@ class Desk:
             with self._changed:
                 over = self._note(job, event)
                 if over and job.state == "failed" and event.get("bug"):
-                    job.log = worker.log_tail(log_from)
+                    job.log = worker.log_tail()
                 self._changed.notify_all()
             if over:
+                worker.begin_log()
                 if event.get("bug"):  # it ends by itself
                     worker.kill()
                     self._worker = None
@@ -239,7 +239,7 @@ class Desk:
                 self._end(job, "cancelled", "it did not stop by itself and was ended; nothing of it was kept")
             else:
                 self._end(job, "failed", _last_words(code))
-            job.log = worker.log_tail(log_from)
+            job.log = worker.log_tail()
             self._changed.notify_all()
 
     def _note(self, job: Job, event: dict[str, Any]) -> bool:
@@ -286,6 +286,7 @@ class Worker:
     def __init__(self, command: list[str], log: Path) -> None:
         """log: the file for what it writes besides events. Raises OSError."""
         self._log = log
+        self.begin_log()  # before it runs: its first words may be its last
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -335,17 +336,21 @@ class Worker:
                 self._process.kill()
         return self._process.wait()
 
-    def log_size(self) -> int:
-        return self._log.stat().st_size if self._log.exists() else 0
+    def begin_log(self) -> None:
+        """From here on, the log is that of another job."""
+        self._log_from = self._log_size()
 
-    def log_tail(self, start: int) -> str:
-        """The end of what it has written since the log had `start` bytes."""
+    def log_tail(self) -> str:
+        """The end of what it has written for the job at hand."""
         try:
             with self._log.open("rb") as file:
-                file.seek(max(start, self.log_size() - LOG_TAIL))
+                file.seek(max(self._log_from, self._log_size() - LOG_TAIL))
                 return file.read().decode("utf-8", "replace").strip()
         except OSError:
             return ""
+
+    def _log_size(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
 
 
 def _frozen(job: Job) -> Job:

@@ -22,11 +22,19 @@ from fvfast.store import Store
 PATIENCE = 120.0
 
 
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path / "kept")
+@pytest.fixture(scope="module")
+def one_desk(tmp_path_factory):
+    made = Desk(tmp_path_factory.mktemp("desk") / "kept")
     yield made
     made.close()
+
+
+@pytest.fixture
+def desk(one_desk):
+    """With the worker that the test before has left, since each takes seconds to import torch."""
+    yield one_desk
+    for job in one_desk.jobs():
+        one_desk.cancel(job.number)
 
 
 def request(*targets, steps=3, model="sketch_nets:tiny", **options):
@@ -49,19 +57,20 @@ def alive(pid):
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_one_worker_for_a_render_a_mistake_a_crash_and_a_cancelled_job(desk, tmp_path):
-    """In one test, since each worker takes seconds to import torch."""
+def test_one_worker_for_a_render_a_mistake_a_crash_and_a_cancelled_job(desk):
     good = desk.submit(request("deep:3", "deep", steps=30), code=True)
     wrong = desk.submit(request("deep:99"), code=True)
     deadly = desk.submit(request("conv:3", steps=400, model="own_nets:Mortal"), code=True)
     slow = desk.submit(request("conv:1", "conv:2", steps=1000, model="own_nets:Slow"), code=True)
     waiting = desk.submit(request(), code=True)
-    assert [job.number for job in desk.jobs()] == [5, 4, 3, 2, 1]
+    submitted = [job.number for job in (waiting, slow, deadly, wrong, good)]
+    assert submitted == sorted(submitted, reverse=True)
+    assert [job.number for job in desk.jobs()][:5] == submitted  # the newest first
 
     done = desk.wait(good.number, PATIENCE)
     assert (done.state, done.targets, done.sentence) == ("finished", ["deep:3", "deep"], "")
     assert {row: shot.step for row, shot in done.shots.items()} == {0: 30, 1: 30}
-    with Store(tmp_path / "kept") as store:
+    with Store(desk.store) as store:
         trace = store.trace(done.keys[0])
     np.testing.assert_allclose([value for _, value in done.shots[0].curve], trace.history, rtol=1e-6)
     assert [step for step, _ in done.shots[0].curve] == list(range(1, 31))
@@ -87,7 +96,7 @@ def test_one_worker_for_a_render_a_mistake_a_crash_and_a_cancelled_job(desk, tmp
     desk.cancel(slow.number)
     ended = desk.wait(slow.number, PATIENCE)
     assert (ended.state, ended.asked_to_stop) == ("cancelled", True)
-    with Store(tmp_path / "kept") as store:  # what there was of it is kept
+    with Store(desk.store) as store:  # what there was of it is kept
         (entry,) = [e for e in store.entries() if e.key == ended.keys[0]]
         assert 0 < entry.steps < 1000
         assert entry.note == f"stopped after {entry.steps} of 1000 steps"
@@ -118,8 +127,8 @@ def test_a_dream_a_damaged_photograph_and_a_bug(desk, tmp_path):
     assert desk.wait(after.number, PATIENCE).state == "finished"
 
 
-def test_a_render_waits_for_another_process_that_writes(desk, tmp_path):
-    with Store(tmp_path / "kept", write=True):
+def test_a_render_waits_for_another_process_that_writes(desk):
+    with Store(desk.store, write=True):
         job = desk.submit(request(), code=True)
         until(lambda: "is writing to the store" in desk.job(job.number).sentence, "it says what it waits for")
         assert desk.job(job.number).state == "running"
@@ -175,7 +184,15 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(tmp_path, monkeypatch):
     desk.close()
 
 
-def test_a_worker_that_cannot_start_is_one_sentence_with_its_last_words(tmp_path):
+def test_a_worker_that_cannot_start_is_one_sentence_with_its_last_words(tmp_path, monkeypatch):
+    class Short(jobs.Worker):
+        """Has ended before anyone looks."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._process.wait()
+
+    monkeypatch.setattr(jobs, "Worker", Short)
     desk = Desk(tmp_path / "kept", [sys.executable, "-c", SILENT])
     job = desk.wait(desk.submit(request(), code=True).number, PATIENCE)
     assert job.sentence == "the worker process ended by itself (exit status 3): its last words are in the log"

@@ -108,6 +108,9 @@ def test_layers_are_searched_and_targets_gathered(desk):
         session.code[0].value
         == "fvfast render efficientnet_lite0 _blocks.7:11 _blocks.7._bn0:3,5 _blocks.7._bn0 --store kept"
     )
+    session.multiselect[0].set_value([]).run()
+    assert not session.code
+    assert "Add a target first." in texts(session)  # where the command was: what is open there stays open
     session.text_input(key="render search").set_value("nothing like it").run()
     assert "None of the 3 layers" in texts(session)
 

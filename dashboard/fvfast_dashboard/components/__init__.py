@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import streamlit as st
 from streamlit.components.v2 import component
 
 _HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def grid(
 ) -> Any:
     """Tiles in as many columns as there is room for, their pictures decoded as they come into sight.
 
-    The result's `open` is the key of a tile that was clicked in this run, its `selected` those whose boxes are ticked.
+    The result's `open` is the key of a tile that was clicked in this run; `ticked(key)` says whose boxes are ticked.
     A tile is a link too, so that a browser can open it in a new tab. width: of a tile, in pixels.
     """
     return _grid(
@@ -59,13 +60,25 @@ def grid(
         data={
             "tiles": [asdict(tile) for tile in tiles],
             "selected": list(selected),
+            "turn": _ticks(key)["turn"],
             "selectable": selectable,
             "width": width,
         },
-        default={"selected": list(selected)},
+        default={"ticks": {"keys": list(selected), "turn": 0}},
         on_open_change=on_open or (lambda: None),
-        on_selected_change=on_select or (lambda: None),
+        on_ticks_change=on_select or (lambda: None),
     )
+
+
+def ticked(key: str) -> list[str]:
+    """The keys of the tiles whose boxes are ticked, in the grid that has this key."""
+    return list(_ticks(key)["keys"])
+
+
+def _ticks(key: str) -> dict[str, Any]:
+    """What a grid has said last: keys, and the turn: how many ticks it knew of by then."""
+    said = getattr(st.session_state.get(key), "ticks", None)
+    return said or {"keys": [], "turn": 0}
 
 
 def wipe(left: bytes, right: bytes, labels: tuple[str, str], *, key: str) -> None:

@@ -6,9 +6,13 @@ export default function (component) {
   const grid = parentElement.querySelector(".grid");
   grid.style.gridTemplateColumns = `repeat(auto-fill, minmax(${data.width}px, 1fr))`;
   const signature = data.tiles.map((tile) => tile.key + tile.caption).join();
-  const state = watched.get(grid) ?? {};
-  state.chosen = new Set(data.selected);
-  state.select = () => setStateValue("selected", [...state.chosen]);
+  const state = watched.get(grid) ?? { turn: 0 };
+  if (data.turn >= state.turn) {
+    // Else these are from before the last tick, which they would undo.
+    state.chosen = new Set(data.selected);
+    state.turn = data.turn;
+  }
+  state.select = () => setStateValue("ticks", { keys: [...state.chosen], turn: ++state.turn });
   state.open = (key) => setTriggerValue("open", key);
   watched.set(grid, state);
   if (state.signature !== signature) {

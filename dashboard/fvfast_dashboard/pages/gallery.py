@@ -101,7 +101,7 @@ def _tiles(store: Store, query: Query, found: int) -> None:
     selection = st.session_state.setdefault("selection", [])
 
     def select() -> None:
-        ticked = st.session_state["gallery grid"].selected or []
+        ticked = components.ticked("gallery grid")
         elsewhere = [key for key in selection if key not in here]
         st.session_state["selection"] = elsewhere + [key for key in ticked if key in here]
 

@@ -29,8 +29,7 @@ def show() -> None:
         live.watch("render", _ended)
         if not any(job.request.kind == "render" for job in jobs.desk().jobs()):
             _invitation()
-    if request is not None:
-        _elsewhere(request)
+    _elsewhere(request)
     if model:  # last: the first look at a network takes seconds, for which nothing else has to wait
         with tree:
             _layer_tree(model)
@@ -144,9 +143,12 @@ def _start(request: RenderRequest | None) -> None:
             widgets.problem(str(error))
 
 
-def _elsewhere(request: RenderRequest) -> None:
-    """The same request for a terminal and for Python."""
-    with st.expander("The same on the command line and in Python", icon=":material/terminal:"):
+def _elsewhere(request: RenderRequest | None) -> None:
+    """The same request for a terminal and for Python; there without a request too, so that it stays open."""
+    with st.expander("The same on the command line and in Python", key="render elsewhere", icon=":material/terminal:"):
+        if request is None:
+            st.caption("Add a target first.")
+            return
         line, code = st.tabs(["Command", "Python"])
         line.code(request.command(settings.store_folder()), language="bash", wrap_lines=True)
         code.code(request.snippet(settings.store_folder()), language="python")

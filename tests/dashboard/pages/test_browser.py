@@ -20,7 +20,7 @@ pytestmark = [
         not Path(os.environ.get("FVFAST_CHROMIUM", "/usr/bin/chromium")).exists(), reason="needs Chromium"
     ),
 ]
-MANY = 1200
+MANY, ON_A_PAGE = 1200, 500
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,15 @@ def site(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("site") / "atlas"
     random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(ON_A_PAGE):
+        coarse = PIL.Image.fromarray(random.integers(0, 255, (12, 12, 3), dtype=np.uint8))
+        picture = coarse.resize((96, 96), PIL.Image.Resampling.BICUBIC)
+        pictures.append((blobs.encode(picture, "png"), blobs.thumbnail(picture)))
     renders = []
     for number in range(MANY):
         one = made(number)
-        coarse = PIL.Image.fromarray(random.integers(0, 255, (12, 12, 3), dtype=np.uint8))
-        picture = coarse.resize((96, 96), PIL.Image.Resampling.BICUBIC)
-        data, small = blobs.encode(picture, "png"), blobs.thumbnail(picture)
+        data, small = pictures[number % ON_A_PAGE]
         files = {"image": blobs.address("images", data, "png"), "thumbnail": blobs.address("thumbnails", small, "webp")}
         key = hashlib.sha256(str(number).encode()).hexdigest()
         renders.append(dataclasses.replace(one, entry=dataclasses.replace(one.entry, key=key, **files)))
@@ -58,13 +61,19 @@ def test_a_page_of_500_is_usable_within_three_seconds(site):
     page.get_by_text("500", exact=True).click()
     page.locator(".tile").nth(499).wait_for(state="attached")
     page.locator(".tile .box").nth(2).check(force=True)
-    assert time.perf_counter() - started < 3
-    page.get_by_text("1 selected").wait_for()
+    seconds = time.perf_counter() - started
+    print(f"500 features: {seconds:.2f} s")
+    assert seconds < 3
+    for at in range(3, 7):  # while the page still runs for the ticks before
+        page.wait_for_timeout(200)
+        page.locator(".tile .box").nth(at).check(force=True)
+    page.get_by_text("5 selected").wait_for()
+    assert page.locator(".tile .box:checked").count() == 5
     loaded = page.locator(".tile img[src]").count()
     assert 0 < loaded < 500  # those near the window, no others
     page.locator(".tile a").nth(5).click()
     page.get_by_text("At the start").wait_for()
-    assert "/feature?key=" in page.url
+    page.wait_for_url("**/feature?key=*")
     page.close()
 
 
@@ -74,6 +83,7 @@ def test_the_wipe_follows_mouse_and_keys(site):
     page.goto(f"{url}compare?a={a}&b={b}")
     line = page.get_by_role("slider", name="Wipe between the two images")
     line.wait_for(timeout=60_000)
+    page.locator(".wipe .left").evaluate("image => image.decode()")  # it has its height from now on
     assert line.get_attribute("aria-valuenow") == "50"
     box = page.locator(".wipe").bounding_box()
     assert box is not None
