@@ -38,6 +38,7 @@ SHOWN = (
     Shown("docs/performance.md", "batching", "batching"),
     Shown("docs/performance.md", "bench", "bench", "bench.suite:words"),
     Shown("docs/performance.md", "peers", "peers", "bench.peers.table:markdown"),
+    Shown("docs/performance.md", "peers-layers", "peers-layers", "bench.peers.table:compact"),
     Shown("docs/performance.md", "time-to-quality", "time-to-quality", "bench.time_to_quality:markdown"),
     Shown("docs/quality.md", "quality", "quality", "bench.quality:words"),
     Shown("docs/quality.md", "trajectories", "trajectories", "bench.trajectories:words"),

@@ -25,11 +25,34 @@ def markdown(document: dict[str, Any] | None = None) -> str:
     document = document or record.load("peers")
     if document is None:
         raise FvfastError("the peers were not measured yet: python -m bench.peers.setup, then python -m bench.peers")
+    parts = [_cell(rows, document) for rows in _cells(document)]
+    return "\n\n".join([*parts, _notes(document), f"Measured on {record.line(document['machine'])}."])
+
+
+def _cells(document: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The rows of each cell, a size, a layer and a batch."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in document["rows"]:
         cells.setdefault(tuple(row[key] for key in CELL), []).append(row)
-    parts = [_cell(rows, document) for rows in cells.values()]
-    return "\n\n".join([*parts, _notes(document), f"Measured on {record.line(document['machine'])}."])
+    return list(cells.values())
+
+
+def compact(document: dict[str, Any]) -> str:
+    """A line a cell: fvfast's steps/s, and how many times as fast as lucent and as the fastest peer that is."""
+    lines = []
+    for rows in _cells(document):
+        size, target, _ = (rows[0][key] for key in CELL)
+        best = _best_peer(rows)
+        for row in rows:
+            if not row["contender"].startswith("fvfast") or "failed" in row or best is None:
+                continue
+            others = ({**row, "contender": name} for name in ("lucent", best))
+            ratios = (_times(_ratio(document, row["contender"], other)) for other in others)
+            lines.append([f"{size} px, `{target}`, {row['contender']}", f"{row['steps_per_s']:.1f}", *ratios, best])
+    settings = document["settings"]
+    header = ("what", "steps/s", "against lucent", "against the fastest peer", "which is")
+    said = f"`{document['command']}`: {settings['steps']} steps, {settings['rounds']} rounds"
+    return f"{table(header, lines)}\n\n{said}; {record.line(document['machine'])}."
 
 
 def _cell(rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> str:
@@ -67,12 +90,17 @@ def _times(ratio: dict[str, Any] | None) -> str:
 
 def _against_best(recipe: str, rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> str:
     """A sentence on the fastest of the installed peers; nothing where there is none."""
-    peers = [row for row in rows if CONTENDERS[row["contender"]].requirements and "failed" not in row]
-    if not peers:
+    best = _best_peer(rows)
+    if best is None:
         return ""
-    best = max(peers, key=lambda row: row["steps_per_s"])
-    ratio = _ratio(document, recipe, best)
-    return f"{recipe} is {_times(ratio)} as fast as the fastest peer, {best['contender']}." if ratio else ""
+    ratio = _ratio(document, recipe, {**rows[0], "contender": best})
+    return f"{recipe} is {_times(ratio)} as fast as the fastest peer, {best}." if ratio else ""
+
+
+def _best_peer(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The fastest of the installed peers."""
+    peers = [row for row in rows if CONTENDERS[row["contender"]].requirements and "failed" not in row]
+    return max(peers, key=lambda row: row["steps_per_s"])["contender"] if peers else None
 
 
 def _batches(rows: Sequence[dict[str, Any]], document: dict[str, Any]) -> list[str]:
