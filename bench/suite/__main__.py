@@ -42,31 +42,20 @@ def main() -> int:
 
 
 def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """pytest-benchmark's report as rows: name, seconds at three quantiles, and how fast beside its baseline.
+    """pytest-benchmark's report as rows: name, seconds at three quantiles, and how fast beside its rival.
 
-    A benchmark names its baseline in `extra_info`; one that checks its result against it does so before it is timed.
+    Each round has its rival's time just before it: "against" is the median of the rounds' ratios.
     """
-    found = {}
+    rows = []
     for one in report["benchmarks"]:
-        data = sorted(one["stats"]["data"])
+        data, more = one["stats"]["data"], one["extra_info"]
         cuts = statistics.quantiles(data, n=10, method="inclusive") if len(data) > 1 else data * 9
-        each = one["extra_info"].get("each", 1)
-        found[one["extra_info"]["title"]] = {
-            "p20": cuts[1] / each,
-            "p50": cuts[4] / each,
-            "p80": cuts[7] / each,
-            "baseline": one["extra_info"].get("baseline"),
-        }
-    return [
-        {
-            "name": name,
-            **{key: row[key] for key in ("p20", "p50", "p80")},
-            "against": f"{found[row['baseline']]['p50'] / row['p50']:.2f}x {row['baseline']}"
-            if row["baseline"] in found
-            else "",
-        }
-        for name, row in found.items()
-    ]
+        row = {"name": more["title"]} | {f"p{n}0": cuts[n - 1] / more["each"] for n in (2, 5, 8)} | {"against": ""}
+        if more["rival"]:
+            ratios = [more["each"] * rival / mine for rival, mine in zip(more["beside"], data, strict=True)]
+            row["against"] = f"{statistics.median(ratios):.2f}x {more['rival']}"
+        rows.append(row)
+    return rows
 
 
 def changes(rows: list[dict[str, Any]], before: dict[str, Any] | None) -> str:

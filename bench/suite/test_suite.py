@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,16 +30,29 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def run(benchmark, step, title, baseline=None, rounds=30, each=1):
-    """Time a step that has already been checked; on a GPU up to the end of its work."""
+def run(benchmark, step, title, rival=None, rounds=30, each=1):
+    """Time a step that has already been checked; on a GPU up to the end of its work.
 
-    def timed():
+    rival: (title, step) of what it is compared with, run and timed before each round, so that both meet the same
+    machine. each: how many features a step makes.
+    """
+    beside = []
+
+    def timed(step=step):
         step()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
-    benchmark.extra_info.update(title=title, baseline=baseline, each=each)
-    benchmark.pedantic(timed, rounds=rounds, warmup_rounds=min(3, rounds))
+    def setup():
+        if rival is not None:
+            started = time.perf_counter()
+            timed(rival[1])
+            beside.append(time.perf_counter() - started)
+
+    warm = min(3, rounds)
+    benchmark.extra_info.update(title=title, each=each, rival=rival and rival[0])
+    benchmark.pedantic(timed, setup=setup, rounds=rounds, warmup_rounds=warm)
+    benchmark.extra_info["beside"] = beside[warm:]
 
 
 # Everything outside the network --------------------------------------------------------------------------------------
@@ -56,8 +71,9 @@ def test_outside_by_the_loop(benchmark, size):
     outside = Outside(size)
     outside.views[..., 4] = 0.1  # a shear, which torch.fft knows nothing of
     step, _ = outside.loop()
+    plain, _ = Outside(size).plain()
     title = f"outside the network, {size} px: fvfast, any shift, zoom and shear"
-    run(benchmark, step, title, f"outside the network, {size} px: torch.fft, whole-pixel jitter, autograd")
+    run(benchmark, step, title, ("torch.fft, whole-pixel jitter, autograd", plain))
 
 
 # The network -------------------------------------------------------------------------------------------------------
@@ -99,17 +115,16 @@ def test_network_by_modules(benchmark, size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [128, 224])
 def test_network_by_the_engine(benchmark, size, dtype):
-    network = Network(size, dtype)
+    network, single = Network(size, dtype), Network(size, torch.float32)
     if dtype == torch.float32:
         told = network.verdict()
         assert told["passed"], told
     else:
-        single = Network(size, torch.float32)
         mine, right = network.step(network.fast)().float(), single.step(single.fast.folded)()
         assert F.cosine_similarity(mine.flatten(), right.flatten(), dim=0) > 0.9
     name = str(dtype).removeprefix("torch.")
     title = f"network to {LAYER}, {size} px: fvfast, {name}"
-    run(benchmark, network.step(network.fast), title, f"network to {LAYER}, {size} px: its modules, folded and frozen")
+    run(benchmark, network.step(network.fast), title, ("its modules in float32", single.step(single.fast.folded)))
 
 
 # From end to end ---------------------------------------------------------------------------------------------------
@@ -120,13 +135,15 @@ def test_network_by_the_engine(benchmark, size, dtype):
 def test_render(benchmark, size, count):
     """A whole call, model in memory: 32 steps of `count` features."""
     model = fvfast.load()
-    target = f"{LAYER}:0-{count - 1}"
     results = []
-    recipe = RECIPES["default"]
-    step = lambda: results.append(fvfast.render(model, target, recipe=recipe, size=size, steps=32))  # noqa: E731
-    alone = f"render of 32 steps, {size} px, one feature"
-    title = alone if count == 1 else f"render of 32 steps, {size} px, a feature of {count} at once"
-    run(benchmark, step, title, None if count == 1 else alone, rounds=3, each=count)
+
+    def render(count):
+        target = f"{LAYER}:0-{count - 1}"
+        results.append(fvfast.render(model, target, recipe=RECIPES["default"], size=size, steps=32))
+
+    what = "one feature" if count == 1 else f"a feature of {count} at once"
+    rival = None if count == 1 else ("one feature at a time", lambda: render(1))
+    run(benchmark, lambda: render(count), f"render of 32 steps, {size} px, {what}", rival, rounds=3, each=count)
     assert all((result.objective > result.objective_start).all() for result in results)
 
 
