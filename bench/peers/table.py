@@ -48,9 +48,11 @@ def compact(document: dict[str, Any]) -> str:
                 continue
             others = ({**row, "contender": name} for name in ("lucent", best))
             ratios = (_times(_ratio(document, row["contender"], other)) for other in others)
-            lines.append([f"{size} px, `{target}`, {row['contender']}", f"{row['steps_per_s']:.1f}", *ratios, best])
+            objective = " / ".join(f"{other['objective']:.1f}" for other in (row, *_named(rows, "lucent")))
+            what = f"{size} px, `{target}`, {row['contender']}"
+            lines.append([what, f"{row['steps_per_s']:.1f}", *ratios, best, objective])
     settings = document["settings"]
-    header = ("what", "steps/s", "against lucent", "against the fastest peer", "which is")
+    header = ("what", "steps/s", "against lucent", "against the fastest peer", "which is", "objective / lucent's")
     said = f"`{document['command']}`: {settings['steps']} steps, {settings['rounds']} rounds"
     return f"{table(header, lines)}\n\n{said}; {record.line(document['machine'])}."
 
@@ -95,6 +97,10 @@ def _against_best(recipe: str, rows: Sequence[dict[str, Any]], document: dict[st
         return ""
     ratio = _ratio(document, recipe, {**rows[0], "contender": best})
     return f"{recipe} is {_times(ratio)} as fast as the fastest peer, {best}." if ratio else ""
+
+
+def _named(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["contender"] == name and "failed" not in row]
 
 
 def _best_peer(rows: Sequence[dict[str, Any]]) -> str | None:

@@ -216,7 +216,8 @@ def test_the_table_says_what_was_measured(fakes, judge):
     assert "IPython.display replaced by an empty module." in text
     assert "Measured on a machine" in text
     assert "not quiet" not in text
-    end = "3.00x (2.75-4.00) | 3.00x (2.75-4.00) | lucent |"
+    objectives = f"{rows[0]['objective']:.1f} / {rows[1]['objective']:.1f}"
+    end = f"3.00x (2.75-4.00) | 3.00x (2.75-4.00) | lucent | {objectives} |"
     assert f"| 64 px, `_blocks.4:1`, fvfast-default | 33.0 | {end}" in table.compact(document(rows))
 
 
