@@ -198,7 +198,8 @@ def test_only_the_same_run_is_resumed(fakes, judge, tmp_path):
 def document(rows):
     machine = {**record.machine(), "device": "a machine", "commit": "abc"}
     settings = driver.asdict(SETTINGS)
-    return {"machine": machine, "settings": settings, "rows": rows, "ratios": driver.ratios(rows)}
+    ratios = driver.ratios(rows)
+    return {"command": "measure", "machine": machine, "settings": settings, "rows": rows, "ratios": ratios}
 
 
 def test_the_table_says_what_was_measured(fakes, judge):
