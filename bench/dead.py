@@ -18,9 +18,10 @@ import fvfast
 from bench import record
 from bench.report import redraw_all, table
 from fvfast.job import Job
+from fvfast.plans import ImagePlan, Keep
 from fvfast.recipes import DEFAULT
 from fvfast.result import Render
-from fvfast.session import ImagePlan, Keep, Session
+from fvfast.session import Session
 from fvfast.step import Step
 
 COMMAND = "python -m bench.dead"

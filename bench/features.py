@@ -15,10 +15,10 @@ import fvfast
 from bench.report import DOCS, keep
 from fvfast import files, quality
 from fvfast.expressions import Context
+from fvfast.job import Job
 from fvfast.judging import noise_images
 from fvfast.layers import Tap
 from fvfast.optimize import layers_of
-from fvfast.session import Job
 
 SIZE = 224
 # Four channels at each of six depths; the first four, so none is chosen for its looks.

@@ -18,13 +18,15 @@ import torch
 import fvfast
 from bench.timing import capture, peak_bytes, quantiles, sample
 from fvfast.expressions import Context
+from fvfast.job import Job
 from fvfast.lucent_style import lucent_style
 from fvfast.models import Model
 from fvfast.objectives import Channel, together
 from fvfast.optimize import layers_of
+from fvfast.plans import ImagePlan
 from fvfast.prepare import Fast, prepare
 from fvfast.recipes import RECIPES
-from fvfast.session import ImagePlan, Job, Session
+from fvfast.session import Session
 from fvfast.step import Batch, Step
 
 GATE_STEPS = 8

@@ -18,10 +18,10 @@ from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import Channel
 from fvfast.places import Here, Place, Work
+from fvfast.plans import ImagePlan
 from fvfast.producing import Options, key_of
 from fvfast.recipes import RECIPES, Recipe
 from fvfast.selection import features
-from fvfast.session import ImagePlan
 from fvfast.store import DEFAULT, Store
 
 ENGINES = ("local", "ray")

@@ -16,8 +16,8 @@ from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.optimize import crew_size
 from fvfast.places import Work, together
+from fvfast.plans import ImagePlan
 from fvfast.producing import Chunk, Options, produce
-from fvfast.session import ImagePlan
 
 # Images in a task where no batch is set: few enough that a lost task costs little, enough to be worth its start.
 ON_CPU, ON_GPU = 4, 64

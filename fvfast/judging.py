@@ -15,12 +15,12 @@ from fvfast import prepare
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective
 from fvfast.images import COLOUR, envelope
+from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.models import Model
 from fvfast.objectives import Diversity
 from fvfast.optimize import layers_of
 from fvfast.selection import whole_network
-from fvfast.session import Job
 from fvfast.views import Views, matrices
 
 # Closer views only: whatever lies beyond an image's edge is grey, and none of its frequencies is aliased.

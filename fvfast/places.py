@@ -11,11 +11,11 @@ import torch
 
 from fvfast.job import Job
 from fvfast.optimize import crew_size
+from fvfast.plans import ImagePlan
 from fvfast.producing import Chunk, Options, produce
 from fvfast.rendering import pick_device
 from fvfast.result import Progress
 from fvfast.selection import stages
-from fvfast.session import ImagePlan
 
 CHUNK_SECONDS = 15.0  # about as much work as is lost when a run is killed
 LARGEST = 512  # images in a chunk

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from fvfast import keeping, targets
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.identity import render_key
+from fvfast.job import Job
 from fvfast.optimize import OutOfMemory
+from fvfast.plans import ImagePlan
 from fvfast.result import Progress
-from fvfast.session import ImagePlan, Job, Session
+from fvfast.session import Session
 from fvfast.store import Made
 
 

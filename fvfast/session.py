@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import fvfast_kernels
@@ -24,6 +22,7 @@ from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
 from fvfast.optimize import OutOfMemory, crew_size, give_back_blocks, layers_of, run
+from fvfast.plans import ImagePlan, Keep
 from fvfast.previews import Preview, Watch
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render, notes
@@ -31,43 +30,9 @@ from fvfast.step import Batch
 from fvfast.subjects import Subject, subject
 
 
-@dataclass(frozen=True)
-class ImagePlan:
-    """One image to make: its row in the result, and what determines it."""
-
-    row: int
-    objective: Objective
-    recipe: Recipe
-    seed: int
-
-
 def probes(device: torch.device) -> bool:
     """Whether batches are as large as memory allows; on a CPU single images side by side are faster."""
     return device.type == "cuda"
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What is kept on the way.
-
-    every: a snapshot every so many steps; about: or, where that is not set, about so many of each image; after: and
-    after these steps. frames: so many frames for a film.
-    """
-
-    every: int | None = None
-    about: int | None = None
-    after: frozenset[int] = frozenset()
-    frames: int = 0
-
-    def period(self, steps: int) -> int | None:
-        """How many steps lie between snapshots."""
-        return self.every or (math.ceil(steps / self.about) if self.about else None)
-
-    def frames_at(self, steps: int) -> frozenset[int]:
-        """After which steps to keep a frame: evenly from before the first to the last."""
-        return (
-            frozenset(round(i * steps / (self.frames - 1)) for i in range(self.frames)) if self.frames else frozenset()
-        )
 
 
 class Session:

@@ -18,13 +18,15 @@ from fvfast import models
 from fvfast.errors import FvfastError
 from fvfast.exactness import compare, verdict
 from fvfast.expressions import Context
+from fvfast.job import Job
 from fvfast.layers import find
 from fvfast.lucent_style import lucent_style
 from fvfast.objectives import Channel, together
 from fvfast.optimize import crew_size, keep_large_blocks
+from fvfast.plans import ImagePlan
 from fvfast.prepare import prepare
 from fvfast.recipes import RECIPES
-from fvfast.session import ImagePlan, Job, Session
+from fvfast.session import Session
 from fvfast.stamps import machine
 from fvfast.step import Step
 

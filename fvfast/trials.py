@@ -15,11 +15,12 @@ from fvfast.atlases import AtlasProgress
 from fvfast.errors import FvfastError, did_you_mean
 from fvfast.expressions import Objective
 from fvfast.identity import weights_digest
+from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import Channel
 from fvfast.places import Here, Work
+from fvfast.plans import ImagePlan
 from fvfast.producing import Options, key_of
-from fvfast.session import ImagePlan, Job
 from fvfast.store import Store
 
 DEFAULT_STORE = "quality"  # the folder, where none is named

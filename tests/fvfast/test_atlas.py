@@ -247,9 +247,9 @@ def test_layers_with_the_same_truncation_share_batches(tiny):
 
 def _work(model, batch):
     from fvfast.job import Job
+    from fvfast.plans import ImagePlan
     from fvfast.producing import Options
     from fvfast.recipes import DEFAULT
-    from fvfast.session import ImagePlan
 
     job = Job(model, torch.device("cpu"), torch.float32, 32, None)
     chosen = features(job.module, job.layers, "tiny", ["stem", "norm", "deep", "deep_act"])

@@ -179,10 +179,10 @@ def test_a_task_takes_a_gpu_where_there_are_any(tiny, monkeypatch):
 
 def _work(model):
     from fvfast.job import Job
+    from fvfast.plans import ImagePlan
     from fvfast.producing import Options
     from fvfast.recipes import DEFAULT
     from fvfast.selection import features
-    from fvfast.session import ImagePlan
 
     job = Job(model, torch.device("cpu"), torch.float32, 32, None)
     chosen = features(job.module, job.layers, "tiny", ["deep"])

@@ -40,7 +40,7 @@ def test_every_kind_of_objective_is_kept_and_found_again(tiny):
         "logits:bee",
     ]
     result, entries = kept("store", tiny, targets)
-    order = list(fvfast.session.Job(tiny, torch.device("cpu"), torch.float32, 32, None).layers)
+    order = list(fvfast.job.Job(tiny, torch.device("cpu"), torch.float32, 32, None).layers)
     found = [(e.target, e.layer, e.depth, e.channel) for e in entries]
     deep, logits = order.index("deep"), order.index("logits")
     assert found == [
