@@ -1,7 +1,7 @@
 """The hot loop's synthesis on a CPU: the reference's mathematics, an image at a time, into buffers that stay.
 
-On a CPU the products are cheap, and what is around them is not: memory that is new at every step, arrays that are
-copied into another order, phases whose whole turns are dropped in integers, and calls that cost more than their work.
+On a CPU the products are a third of the work. The rest would be memory that is new at every step, arrays copied into
+another order, phases whose whole turns are dropped in integers, and calls that cost more than their work.
 So everything is written into arrays that lie in a processor's own cache; the order of the spectrum, [3, 2, ky, kx],
 stays until the rows; and what depends on the views alone is made for several steps at once (`Ahead`).
 """
