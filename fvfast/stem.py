@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fvfast.distances import distance
 from fvfast.layers import Layer, Tap, watched
 
 # A zero channel adds zeros to sums; another algorithm may still be chosen for four channels than for three.
@@ -34,7 +33,7 @@ def widen(module: nn.Module, layers: Mapping[str, Layer], wanted: list[str], siz
         stem.in_channels = 4
         try:
             after = tap(wide)
-            same = all(distance(after[n], before[n]) <= TOLERANCE for n in wanted)
+            same = all((after[n] - before[n]).norm() <= TOLERANCE * before[n].norm() for n in wanted)
         except Exception:  # whatever a network raises at four channels, three are what it gets
             same = False
         if not same:
