@@ -119,6 +119,11 @@ class Plan:
     geometry: Geometry
     epilogue: Epilogue
     exact: bool
+    other_tiles: dict[str, Tile] | None = None  # in place of the table's, kernel by kernel: for measuring others
+
+    def tiles(self) -> dict[str, Tile]:
+        """The tile of every kernel."""
+        return tiles(self.geometry, self.exact) | (self.other_tiles or {})
 
     def sizes(self) -> dict[str, int]:
         g = self.geometry
@@ -153,7 +158,7 @@ def _step(source: Source) -> Tensor:
 def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: Plan) -> tuple[Launch, Launch]:
     """columns, rows: from the spectrum to `view`, filling the workspace."""
     g, epilogue, batch = plan.geometry, plan.epilogue, view.shape[0]
-    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
+    table, (magnitude, magnitude_stride) = plan.tiles(), _magnitude(source)
     half_h, half_w = (g.out_height + 1) // 2, (g.out_width + 1) // 2
     tile = table["columns"]
     columns = Launch(
@@ -194,7 +199,7 @@ def adjoint_launches(
 ) -> tuple[Launch, Launch]:
     """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or `adam`'s update there."""
     g, epilogue, batch = plan.geometry, plan.epilogue, grad.shape[0]
-    table, (magnitude, magnitude_stride) = tiles(g, plan.exact), _magnitude(source)
+    table, (magnitude, magnitude_stride) = plan.tiles(), _magnitude(source)
     tile = table["rows_adjoint"]
     rows = Launch(
         adjoint.rows_adjoint,
