@@ -9,7 +9,7 @@ from fvfast_kernels.tiles import adam_update, one_minus_power
 @triton.jit
 def adam(
     param_ptr, grad_ptr, exp_avg_ptr, exp_avg_sq_ptr, step_ptr, lr_ptr, lr_stride,
-    log_beta1, log_beta2, beta1, beta2, eps, size,
+    log_beta1, log_beta2, rest1, beta2, rest2, eps, size,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """In place on param, exp_avg, exp_avg_sq [B, size]; `step` is the number of this update, from 1."""
@@ -24,7 +24,7 @@ def adam(
         tl.load(grad_ptr + at, mask=keep, other=0.0),
         tl.load(exp_avg_ptr + at, mask=keep, other=0.0),
         tl.load(exp_avg_sq_ptr + at, mask=keep, other=0.0),
-        rate, one_minus_power(log_beta2, step), beta1, beta2, eps,
+        rate, one_minus_power(log_beta2, step), rest1, beta2, rest2, eps,
     )  # fmt: skip
     tl.store(param_ptr + at, param, mask=keep)
     tl.store(exp_avg_ptr + at, exp_avg, mask=keep)

@@ -7,10 +7,11 @@ With the Adam update in the epilogue of the last kernel, the gradient of the spe
 import triton
 import triton.language as tl
 
-from fvfast_kernels.synthesis import LEAST_EXPONENT, load_matrix, row_basis, spectrum_factor
+from fvfast_kernels.synthesis import LEAST_EXPONENT, load_matrix, spectrum_factor
 from fvfast_kernels.tiles import (
     adam_update,
     inside_mask,
+    load_basis,
     load_view,
     one_minus_power,
     pixel_offsets,
@@ -18,10 +19,10 @@ from fvfast_kernels.tiles import (
     product,
     raise_exponent,
     rescale,
-    sampling_basis,
     scale_from_target,
     scale_to_target,
     shear_ramp,
+    split,
     view_phases,
 )
 
@@ -32,12 +33,12 @@ from fvfast_kernels.tiles import (
 def load_field_grad(
     grad_ptr, sigmoid_ptr, i, j, there, start, image, colour_ptr, std_ptr, gain,
     stride_b, stride_c, stride_i, stride_j,
-    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr, DIRECTION: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, HP: tl.constexpr, NHWC4: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the three channels of f on one tile [BI, BJ]; 0 where not `there`."""
     if NHWC4:
         BJ: tl.constexpr = there.shape[1]
-        at = (i * (4 * RW))[:, None] + pixel_offsets(start, DIRECTION, BJ, RW)[None, :]
+        at = (i * (4 * RW))[:, None] + pixel_offsets(start, 1 - 2 * half, BJ, RW)[None, :]
         within = (i < RH)[:, None] & (start * 4 + tl.arange(0, 4 * BJ) < (RW + 1) // 2 * 4)[None, :]
         pixel = tl.load(grad_ptr + image * (RH * RW * 4) + at, mask=within, other=0.0)
         even, odd = tl.split(pixel.reshape(there.shape[0], BJ, 2, 2))
@@ -48,10 +49,11 @@ def load_field_grad(
         g0 = tl.load(at, mask=there, other=0.0)
         g1 = tl.load(at + stride_c, mask=there, other=0.0)
         g2 = tl.load(at + 2 * stride_c, mask=there, other=0.0)
-    saved = sigmoid_ptr + image * (3 * RH * RW) + i[:, None] * RW + j[None, :]
+    index = start + tl.arange(0, there.shape[1])
+    saved = sigmoid_ptr + (image * 6 + half) * (RH * HP) + i[:, None] * HP + index[None, :]
     s0 = tl.load(saved, mask=there, other=0.0).to(tl.float32)
-    s1 = tl.load(saved + RH * RW, mask=there, other=0.0).to(tl.float32)
-    s2 = tl.load(saved + 2 * RH * RW, mask=there, other=0.0).to(tl.float32)
+    s1 = tl.load(saved + 2 * RH * HP, mask=there, other=0.0).to(tl.float32)
+    s2 = tl.load(saved + 4 * RH * HP, mask=there, other=0.0).to(tl.float32)
     g0 = g0.to(tl.float32) * (s0 * (1.0 - s0)) * (gain / tl.load(std_ptr))
     g1 = g1.to(tl.float32) * (s1 * (1.0 - s1)) * (gain / tl.load(std_ptr + 1))
     g2 = g2.to(tl.float32) * (s2 * (1.0 - s2)) * (gain / tl.load(std_ptr + 2))
@@ -61,9 +63,10 @@ def load_field_grad(
 
 @triton.jit
 def rows_adjoint(
-    grad_ptr, sigmoid_ptr, views_ptr, step_ptr, colour_ptr, std_ptr, y_ptr, gain, batch,
+    grad_ptr, sigmoid_ptr, views_ptr, step_ptr, basis_ptr, colour_ptr, std_ptr, y_ptr, gain, batch,
     stride_b, stride_c, stride_i, stride_j,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr, KP: tl.constexpr,
+    PX: tl.constexpr, PJ: tl.constexpr, HP: tl.constexpr,
     MASK: tl.constexpr, NHWC4: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr,
     BI: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -74,6 +77,7 @@ def rows_adjoint(
     i = tl.program_id(0) // tiles_k * BI + tl.arange(0, BI)
     kx = tl.program_id(0) % tiles_k * BK + tl.arange(0, BK)
     ty, tx, zy, zx, sigma = load_view(views_ptr, step_ptr, tl.program_id(1), batch, TABLE)
+    basis_ptr += image * ((4 if EXACT else 2) * PX * PJ)
 
     real0 = tl.zeros((BI, BK), tl.float32)
     real1 = tl.zeros((BI, BK), tl.float32)
@@ -93,11 +97,11 @@ def rows_adjoint(
             mirrored = mirrored & inside_mask(ty, tx, zy, zx, sigma, i, lower, H, W, RH, RW)
         u0, u1, u2 = load_field_grad(
             grad_ptr, sigmoid_ptr, i, upper, there, start, image, colour_ptr, std_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(1),
+            stride_b, stride_c, stride_i, stride_j, RH, RW, HP, NHWC4, tl.constexpr(0),
         )  # fmt: skip
         l0, l1, l2 = load_field_grad(
             grad_ptr, sigmoid_ptr, i, lower, mirrored, start, image, colour_ptr, std_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(-1),
+            stride_b, stride_c, stride_i, stride_j, RH, RW, HP, NHWC4, tl.constexpr(1),
         )  # fmt: skip
         peak = tl.maximum(tl.abs(u0) + tl.abs(l0), tl.abs(u1) + tl.abs(l1))
         peak = tl.maximum(peak, tl.abs(u2) + tl.abs(l2))
@@ -107,13 +111,23 @@ def rows_adjoint(
             real0, real1, real2 = real0 * keep_scale, real1 * keep_scale, real2 * keep_scale
             imag0, imag1, imag2 = imag0 * keep_scale, imag1 * keep_scale, imag2 * keep_scale
         scale = scale_to_target(exponent)[:, None]
-        cos, minus_sin = row_basis(zx, index[:, None], kx[None, :], RW, W)
-        real0 = product((u0 + l0) * scale, cos, real0, EXACT)
-        imag0 = product((u0 - l0) * scale, minus_sin, imag0, EXACT)
-        real1 = product((u1 + l1) * scale, cos, real1, EXACT)
-        imag1 = product((u1 - l1) * scale, minus_sin, imag1, EXACT)
-        real2 = product((u2 + l2) * scale, cos, real2, EXACT)
-        imag2 = product((u2 - l2) * scale, minus_sin, imag2, EXACT)
+        cos, minus_sin, cos_low, minus_sin_low = load_basis(
+            basis_ptr + kx[:, None] * PJ + index[None, :], PX * PJ, EXACT
+        )
+        cos, minus_sin = tl.trans(cos), tl.trans(minus_sin)
+        cos_low, minus_sin_low = tl.trans(cos_low), tl.trans(minus_sin_low)
+        high, low = split((u0 + l0) * scale, EXACT)
+        real0 = product(high, low, cos, cos_low, real0, EXACT)
+        high, low = split((u0 - l0) * scale, EXACT)
+        imag0 = product(high, low, minus_sin, minus_sin_low, imag0, EXACT)
+        high, low = split((u1 + l1) * scale, EXACT)
+        real1 = product(high, low, cos, cos_low, real1, EXACT)
+        high, low = split((u1 - l1) * scale, EXACT)
+        imag1 = product(high, low, minus_sin, minus_sin_low, imag1, EXACT)
+        high, low = split((u2 + l2) * scale, EXACT)
+        real2 = product(high, low, cos, cos_low, real2, EXACT)
+        high, low = split((u2 - l2) * scale, EXACT)
+        imag2 = product(high, low, minus_sin, minus_sin_low, imag2, EXACT)
 
     scale = scale_from_target(exponent)[:, None]
     PLANE: tl.constexpr = RH * KP
@@ -132,7 +146,7 @@ def rows_adjoint(
 
 @triton.jit
 def store_update(
-    grad, at, keep, parameter_ptr, exp_avg_ptr, exp_avg_sq_ptr, rate, correction, beta1, beta2, eps,
+    grad, at, keep, parameter_ptr, exp_avg_ptr, exp_avg_sq_ptr, rate, correction, rest1, beta2, rest2, eps,
     ADAM: tl.constexpr,
 ):  # fmt: skip
     """Either the gradient of one plane into `parameter_ptr`, or the Adam update that it makes there."""
@@ -142,7 +156,7 @@ def store_update(
             grad,
             tl.load(exp_avg_ptr + at, mask=keep, other=0.0),
             tl.load(exp_avg_sq_ptr + at, mask=keep, other=0.0),
-            rate, correction, beta1, beta2, eps,
+            rate, correction, rest1, beta2, rest2, eps,
         )  # fmt: skip
         tl.store(parameter_ptr + at, param, mask=keep)
         tl.store(exp_avg_ptr + at, exp_avg, mask=keep)
@@ -153,11 +167,12 @@ def store_update(
 
 @triton.jit
 def columns_adjoint(
-    y_ptr, spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr,
+    y_ptr, spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr, basis_ptr,
     target_ptr, exp_avg_ptr, exp_avg_sq_ptr, lr_ptr,
-    log_beta1, log_beta2, beta1, beta2, eps, batch, envelope_stride, magnitude_stride,
+    log_beta1, log_beta2, rest1, beta2, rest2, eps, batch, envelope_stride, magnitude_stride,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, KP: tl.constexpr,
+    PI: tl.constexpr, PK: tl.constexpr,
     ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, PHASE: tl.constexpr,
     TABLE: tl.constexpr, EXACT: tl.constexpr, ADAM: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
@@ -170,6 +185,7 @@ def columns_adjoint(
     kx = tl.program_id(0) % tiles_k * BK + tl.arange(0, BK)
     ty, tx, zy, zx, sigma = load_view(views_ptr, step_ptr, image, batch, TABLE)
     y_ptr += channel * (2 * RH * KP)
+    basis_ptr += image.to(tl.int64) * ((4 if EXACT else 2) * PI * PK)
 
     total_r = tl.zeros((BR, BK), tl.float32)
     total_i = tl.zeros((BR, BK), tl.float32)
@@ -198,11 +214,16 @@ def columns_adjoint(
             total_r, total_i = total_r * keep_scale, total_i * keep_scale
             turned_r, turned_i = turned_r * keep_scale, turned_i * keep_scale
         scale = scale_to_target(exponent)[None, :]
-        cos, sin = sampling_basis(zy, index[None, :], k[:, None], RH, H)
-        total_r = product(cos, (upper_r + lower_r) * scale, total_r, EXACT)
-        total_i = product(cos, (upper_i + lower_i) * scale, total_i, EXACT)
-        turned_r = product(sin, (upper_r - lower_r) * scale, turned_r, EXACT)
-        turned_i = product(sin, (upper_i - lower_i) * scale, turned_i, EXACT)
+        cos, sin, cos_low, sin_low = load_basis(basis_ptr + index[:, None] * PK + k[None, :], PI * PK, EXACT)
+        cos, sin, cos_low, sin_low = tl.trans(cos), tl.trans(sin), tl.trans(cos_low), tl.trans(sin_low)
+        high, low = split((upper_r + lower_r) * scale, EXACT)
+        total_r = product(cos, cos_low, high, low, total_r, EXACT)
+        high, low = split((upper_i + lower_i) * scale, EXACT)
+        total_i = product(cos, cos_low, high, low, total_i, EXACT)
+        high, low = split((upper_r - lower_r) * scale, EXACT)
+        turned_r = product(sin, sin_low, high, low, turned_r, EXACT)
+        high, low = split((upper_i - lower_i) * scale, EXACT)
+        turned_i = product(sin, sin_low, high, low, turned_i, EXACT)
 
     scale = scale_from_target(exponent)[None, :]
     total_r, total_i = total_r * scale, total_i * scale
@@ -248,10 +269,10 @@ def columns_adjoint(
             grad_r = cos * grad_i - sin * grad_r
         store_update(
             grad_r, moved + at, keep, target_ptr, exp_avg_ptr, exp_avg_sq_ptr,
-            rate, correction, beta1, beta2, eps, ADAM,
+            rate, correction, rest1, beta2, rest2, eps, ADAM,
         )  # fmt: skip
         if not PHASE:
             store_update(
                 grad_i, moved + PLANE + at, keep, target_ptr, exp_avg_ptr, exp_avg_sq_ptr,
-                rate, correction, beta1, beta2, eps, ADAM,
+                rate, correction, rest1, beta2, rest2, eps, ADAM,
             )  # fmt: skip

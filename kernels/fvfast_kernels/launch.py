@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fvfast_kernels import adam, adjoint, synthesis, warping
+from fvfast_kernels import adam, adjoint, bases, synthesis, warping
 from fvfast_kernels.geometry import Epilogue, Geometry
 
 
@@ -38,14 +38,19 @@ class Tile:
 
     blocks: dict[str, int]
     num_warps: int = 8
-    num_stages: int = 2
+    num_stages: int = 1
 
     def options(self) -> dict[str, int]:
         return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
 def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
-    """The table. Larger tiles reuse a basis more often; these are the largest that spill nowhere."""
+    """The table: what `bench.ptx cost` found cheapest on sm_90 that spills nowhere; docs/kernels.md has the ladder.
+
+    One pipeline stage but in fast `rows`: words of 4 bytes that are copied ahead land in shared memory in an order
+    that 32 lanes cannot read at once. Eight warps only where both tensor core layouts of a chain of products fit the
+    tile: otherwise sums would pass through shared memory between the products.
+    """
 
     def cut(block: int, size: int) -> int:
         """A block no larger than needed, and no smaller than the 16 that tensor cores take."""
@@ -53,17 +58,55 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
 
     half_h, half_w = (geometry.out_height + 1) // 2, (geometry.out_width + 1) // 2
     r, k = geometry.rows, geometry.columns
+    columns = {"BI": cut(128, half_h), "BR": cut(32, r), "BK": cut(32, k)}
+    few = exact or half_w <= 128  # rows of the view a program, so that two programs fit into an SM
+    rows = {"BI": cut(16 if few else 32, geometry.out_height), "BJ": cut(128, half_w), "BK": cut(32, k)}
+    rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(128, k)}
+    columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128 if exact else 64, r), "BK": cut(16 if exact else 32, k)}
     return {
-        "columns": Tile({"BI": cut(64, half_h), "BR": cut(16 if exact else 32, r), "BK": cut(32, k)}),
-        "rows": Tile({"BI": cut(16 if exact else 32, geometry.out_height), "BJ": 64, "BK": cut(32, k)}),
-        "rows_adjoint": Tile({"BI": cut(32, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(64, k)}),
-        "columns_adjoint": Tile({"BI": cut(32, half_h), "BR": cut(64, r), "BK": cut(16, k)}),
+        "columns": Tile(columns, num_warps=8 if columns["BI"] == 128 else 4),
+        "rows": Tile(rows, num_stages=1 if exact else 2),
+        "rows_adjoint": Tile(rows_adjoint),
+        "columns_adjoint": Tile(columns_adjoint),
     }
 
 
 def padded_columns(geometry: Geometry) -> int:
     """Columns of the intermediate Y: a multiple of 8, so that its rows begin at 16-byte boundaries."""
     return -(-geometry.columns // 8) * 8
+
+
+def half_width(geometry: Geometry) -> int:
+    """Pixels of a kept half row of the sigmoid: a multiple of 8, for 16-byte words of float16."""
+    return -(-((geometry.out_width + 1) // 2) // 8) * 8
+
+
+def padded(size: int) -> int:
+    """An extent of a basis that whole tiles of any block size divide: a power of two, or a multiple of 128."""
+    return max(16, 1 << (size - 1).bit_length()) if size <= 128 else -(-size // 128) * 128
+
+
+def padded_sizes(geometry: Geometry) -> dict[str, int]:
+    """Extents of the bases: folded view rows and row frequencies, column frequencies and folded view columns."""
+    g = geometry
+    sizes = {"PI": (g.out_height + 1) // 2, "PK": g.rows, "PX": g.columns, "PJ": (g.out_width + 1) // 2}
+    return {name: padded(size) for name, size in sizes.items()}
+
+
+# Which padded extent each kernel's blocks divide, in the order of the blocks; None: rows of the view, which are masked.
+EXTENTS = {
+    "columns": ("PI", "PK", "PX"),
+    "rows": (None, "PJ", "PX"),
+    "rows_adjoint": (None, "PJ", "PX"),
+    "columns_adjoint": ("PI", "PK", "PX"),
+}
+
+
+def divides(name: str, tile: Tile, geometry: Geometry) -> bool:
+    """Whether a kernel's blocks divide the bases that it reads without a mask."""
+    sizes = padded_sizes(geometry)
+    pairs = zip(tile.blocks.values(), EXTENTS[name], strict=True)
+    return all(extent is None or sizes[extent] % block == 0 for block, extent in pairs)
 
 
 def run(launches: Iterable[Launch], device: torch.device) -> None:
@@ -78,18 +121,37 @@ def empty_y(batch: int, geometry: Geometry, device: torch.device | str) -> Tenso
     return torch.empty(shape, dtype=torch.float32, device=device)
 
 
+def empty_sigmoid(batch: int, geometry: Geometry, precision: str, like: Tensor) -> Tensor:
+    """The sigmoid as `rows` keeps it: its right and its left half, each from the middle outwards, in padded rows.
+
+    [B, 3, 2, Rh, HP], float32 (exact) or float16 (fast).
+    """
+    kind = torch.float32 if precision == "exact" else torch.float16
+    return like.new_empty((batch, 3, 2, geometry.out_height, half_width(geometry)), dtype=kind)
+
+
 @dataclass
 class Workspace:
-    """What a synthesis keeps between its kernels: Y, which the adjoint overwrites, and the sigmoid."""
+    """What a synthesis keeps between its kernels: its views' bases, Y, which the adjoint overwrites, the sigmoid."""
 
     y: Tensor  # [B, 3, 2, Rh, KP] float32
-    sigmoid: Tensor  # [B, 3, Rh, Rw] float32 (exact) or float16 (fast)
+    sigmoid: Tensor  # [B, 3, 2, Rh, HP], see `empty_sigmoid`
+    row_basis: Tensor  # [B, 2 or 4, PI, PK] float16, see bases.py
+    column_basis: Tensor  # [B, 2 or 4, PX, PJ] float16
 
     @classmethod
-    def allocate(cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str) -> Workspace:
-        kind = torch.float32 if precision == "exact" else torch.float16
-        sigmoid = torch.empty((batch, 3, geometry.out_height, geometry.out_width), dtype=kind, device=device)
-        return cls(empty_y(batch, geometry, device), sigmoid)
+    def allocate(
+        cls, batch: int, geometry: Geometry, precision: str, device: torch.device | str, sigmoid: Tensor | None = None
+    ) -> Workspace:
+        """A workspace; its sigmoid may be one that was kept."""
+        y = empty_y(batch, geometry, device)
+        if sigmoid is None:
+            sigmoid = empty_sigmoid(batch, geometry, precision, y)
+        i, k, x, j = padded_sizes(geometry).values()
+        planes = 4 if precision == "exact" else 2
+        row_basis = y.new_empty((batch, planes, i, k), dtype=torch.float16)
+        column_basis = y.new_empty((batch, planes, x, j), dtype=torch.float16)
+        return cls(y, sigmoid, row_basis, column_basis)
 
 
 def empty_view(batch: int, geometry: Geometry, layout: str, dtype: torch.dtype, device) -> Tensor:
@@ -122,8 +184,12 @@ class Plan:
     other_tiles: dict[str, Tile] | None = None  # in place of the table's, kernel by kernel: for measuring others
 
     def tiles(self) -> dict[str, Tile]:
-        """The tile of every kernel."""
-        return tiles(self.geometry, self.exact) | (self.other_tiles or {})
+        """The tile of every kernel. ValueError for one whose blocks do not divide the padded bases."""
+        chosen = tiles(self.geometry, self.exact) | (self.other_tiles or {})
+        for name, tile in chosen.items():
+            if not divides(name, tile, self.geometry):
+                raise ValueError(f"{name}: blocks {tile.blocks} do not divide {padded_sizes(self.geometry)}")
+        return chosen
 
     def sizes(self) -> dict[str, int]:
         g = self.geometry
@@ -132,15 +198,17 @@ class Plan:
 
 def _columns_constants(source: Source, plan: Plan) -> dict[str, int | bool]:
     g = plan.geometry
+    padded = {name: size for name, size in padded_sizes(g).items() if name in ("PI", "PK")}
     counts = {"ROWS": g.rows, "COLUMNS": g.columns, "ANTIALIAS": g.antialias, "SHEAR": source.shear}
     modes = {"PHASE": source.magnitude is not None, "TABLE": source.step is not None, "EXACT": plan.exact}
-    return plan.sizes() | counts | modes
+    return plan.sizes() | padded | counts | modes
 
 
 def _rows_constants(source: Source, plan: Plan, view: Tensor) -> dict[str, int | bool]:
     g = plan.geometry
+    padded = {name: size for name, size in padded_sizes(g).items() if name in ("PX", "PJ")} | {"HP": half_width(g)}
     modes = {"TABLE": source.step is not None, "EXACT": plan.exact}
-    return plan.sizes() | modes | {"RW": g.out_width, "MASK": g.border == "mask", "NHWC4": is_nhwc4(view)}
+    return plan.sizes() | padded | modes | {"RW": g.out_width, "MASK": g.border == "mask", "NHWC4": is_nhwc4(view)}
 
 
 def _magnitude(source: Source) -> tuple[Tensor, int]:
@@ -155,8 +223,22 @@ def _step(source: Source) -> Tensor:
     return source.views if source.step is None else source.step
 
 
-def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: Plan) -> tuple[Launch, Launch]:
-    """columns, rows: from the spectrum to `view`, filling the workspace."""
+def bases_launch(source: Source, workspace: Workspace, plan: Plan) -> Launch:
+    """What both directions multiply by, from the views into the workspace."""
+    g, sizes, batch = plan.geometry, padded_sizes(plan.geometry), workspace.y.shape[0]
+    block_a, block_b = min(16, *sizes.values()), min(64, *sizes.values())
+    modes = {"TABLE": source.step is not None, "EXACT": plan.exact}
+    blocks = {"BA": block_a, "BB": block_b, "num_warps": 4, "num_stages": 1}
+    return Launch(
+        bases.bases,
+        ((sizes["PI"] * sizes["PK"] + sizes["PX"] * sizes["PJ"]) // (block_a * block_b), batch),
+        (source.views, _step(source), workspace.row_basis, workspace.column_basis, batch),
+        {"H": g.height, "W": g.width, "RH": g.out_height, "RW": g.out_width} | sizes | modes | blocks,
+    )
+
+
+def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: Plan) -> tuple[Launch, ...]:
+    """bases, columns, rows: from the spectrum to `view`, filling the workspace."""
     g, epilogue, batch = plan.geometry, plan.epilogue, view.shape[0]
     table, (magnitude, magnitude_stride) = plan.tiles(), _magnitude(source)
     half_h, half_w = (g.out_height + 1) // 2, (g.out_width + 1) // 2
@@ -165,7 +247,8 @@ def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: P
         synthesis.columns,
         (_tiles(half_h, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch * 3),
         (
-            *(source.spectrum, magnitude, source.envelope, source.views, _step(source), workspace.y),
+            *(source.spectrum, magnitude, source.envelope, source.views, _step(source)),
+            *(workspace.row_basis, workspace.y),
             *(batch, envelope_stride(source.envelope), magnitude_stride),
         ),
         _columns_constants(source, plan) | tile.options(),
@@ -175,12 +258,13 @@ def forward_launches(source: Source, view: Tensor, workspace: Workspace, plan: P
         synthesis.rows,
         (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(half_w, tile.blocks["BJ"]), batch),
         (
-            *(workspace.y, source.views, _step(source), epilogue.colour, epilogue.mean, epilogue.std),
+            *(workspace.y, source.views, _step(source), workspace.column_basis),
+            *(epilogue.colour, epilogue.mean, epilogue.std),
             *(view, workspace.sigmoid, epilogue.gain, batch, *view.stride()),
         ),
         _rows_constants(source, plan, view) | {"COLUMNS": g.columns} | tile.options(),
     )
-    return columns, rows
+    return bases_launch(source, workspace, plan), columns, rows
 
 
 @dataclass(frozen=True)
@@ -197,7 +281,10 @@ class Adam:
 def adjoint_launches(
     source: Source, grad: Tensor, target: Tensor, workspace: Workspace, plan: Plan, adam: Adam | None
 ) -> tuple[Launch, Launch]:
-    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or `adam`'s update there."""
+    """rows_adjoint, columns_adjoint: the spectrum's gradient into `target`, or `adam`'s update there.
+
+    The workspace holds the bases of the same views.
+    """
     g, epilogue, batch = plan.geometry, plan.epilogue, grad.shape[0]
     table, (magnitude, magnitude_stride) = plan.tiles(), _magnitude(source)
     tile = table["rows_adjoint"]
@@ -205,7 +292,8 @@ def adjoint_launches(
         adjoint.rows_adjoint,
         (_tiles(g.out_height, tile.blocks["BI"]) * _tiles(padded_columns(g), tile.blocks["BK"]), batch),
         (
-            *(grad, workspace.sigmoid, source.views, _step(source), epilogue.colour, epilogue.std),
+            *(grad, workspace.sigmoid, source.views, _step(source), workspace.column_basis),
+            *(epilogue.colour, epilogue.std),
             *(workspace.y, epilogue.gain, batch, *grad.stride()),
         ),
         _rows_constants(source, plan, grad) | tile.options(),
@@ -217,9 +305,9 @@ def adjoint_launches(
         (_tiles(g.rows, tile.blocks["BR"]) * _tiles(g.columns, tile.blocks["BK"]), batch * 3),
         (
             *(workspace.y, source.spectrum, magnitude, source.envelope, source.views, _step(source)),
-            *(target, state.exp_avg, state.exp_avg_sq, state.lr),
-            *(math.log(beta) for beta in state.betas),
-            *(*state.betas, state.eps, batch, envelope_stride(source.envelope), magnitude_stride),
+            *(workspace.row_basis, target, state.exp_avg, state.exp_avg_sq, state.lr),
+            *_betas(state.betas),
+            *(state.eps, batch, envelope_stride(source.envelope), magnitude_stride),
         ),
         _columns_constants(source, plan) | {"ADAM": adam is not None} | tile.options(),
     )
@@ -239,6 +327,12 @@ def envelope_stride(envelope: Tensor) -> int:
 
 def _tiles(size: int, block: int) -> int:
     return -(-size // block)
+
+
+def _betas(betas: tuple[float, float]) -> tuple[float, ...]:
+    """log beta1, log beta2, 1 - beta1, beta2, 1 - beta2, each rounded once."""
+    beta1, beta2 = betas
+    return math.log(beta1), math.log(beta2), 1 - beta1, beta2, 1 - beta2
 
 
 # --- Warp and Adam.
@@ -300,8 +394,7 @@ def adam_launch(
             step,
             lr,
             1 if lr.numel() > 1 else 0,
-            *(math.log(beta) for beta in betas),
-            *betas,
+            *_betas(betas),
             eps,
             size,
         ),

@@ -61,9 +61,8 @@ def _(
 ):  # fmt: skip
     batch, height = spectrum.shape[0], spectrum.shape[-2]
     geometry = Geometry(height, width, out_height, out_width, band, antialias, border)
-    kind = torch.float32 if precision == "exact" else torch.float16
-    sigmoid = spectrum.new_empty((batch, 3, out_height, out_width), dtype=kind)
-    return launch.empty_view(batch, geometry, layout, dtype, spectrum.device), sigmoid
+    view = launch.empty_view(batch, geometry, layout, dtype, spectrum.device)
+    return view, launch.empty_sigmoid(batch, geometry, precision, spectrum)
 
 
 @custom_op("fvfast::synthesize_adjoint", mutates_args=())
@@ -87,10 +86,11 @@ def synthesize_adjoint(
     geometry = Geometry(envelope.shape[-2], width, grad.shape[2], grad.shape[3], band, antialias, border)
     allocate = torch.empty if geometry.whole else torch.zeros
     result = allocate(_spectrum_shape(grad, phase, envelope), dtype=torch.float32, device=grad.device)
-    workspace = launch.Workspace(launch.empty_y(grad.shape[0], geometry, grad.device), sigmoid)
+    workspace = launch.Workspace.allocate(grad.shape[0], geometry, precision, grad.device, sigmoid)
     plan = launch.Plan(geometry, _epilogue(colour, std, std, gain), precision == "exact")  # needs no mean
     source = _source(result if phase is None else phase, magnitude, envelope, views)
-    launch.run(launch.adjoint_launches(source, grad, result, workspace, plan, None), grad.device)
+    launches = launch.adjoint_launches(source, grad, result, workspace, plan, None)
+    launch.run((launch.bases_launch(source, workspace, plan), *launches), grad.device)
     return result
 
 

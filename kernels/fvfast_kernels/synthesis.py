@@ -16,16 +16,17 @@ import triton.language as tl
 from fvfast_kernels.tiles import (
     NYQUIST,
     inside_mask,
+    load_basis,
     load_view,
     pixel_offsets,
     polar,
     product,
     raise_exponent,
     rescale,
-    sampling_basis,
     scale_from_target,
     scale_to_target,
     shear_ramp,
+    split,
     view_phases,
 )
 
@@ -73,10 +74,11 @@ def load_spectrum(ptr, magnitude_ptr, at, keep, fcos, fsin, PHASE: tl.constexpr,
 
 @triton.jit
 def columns(
-    spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr, y_ptr,
+    spectrum_ptr, magnitude_ptr, envelope_ptr, views_ptr, step_ptr, basis_ptr, y_ptr,
     batch, envelope_stride, magnitude_stride,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, KP: tl.constexpr,
+    PI: tl.constexpr, PK: tl.constexpr,
     ANTIALIAS: tl.constexpr, SHEAR: tl.constexpr, PHASE: tl.constexpr,
     TABLE: tl.constexpr, EXACT: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
@@ -91,6 +93,7 @@ def columns(
     spectrum_ptr += channel * (PLANE if PHASE else 2 * PLANE)
     magnitude_ptr += image.to(tl.int64) * magnitude_stride + tl.program_id(1) % 3 * PLANE
     envelope_ptr += image.to(tl.int64) * envelope_stride
+    basis_ptr += image.to(tl.int64) * ((4 if EXACT else 2) * PI * PK)
 
     even_r = tl.zeros((BI, BK), tl.float32)
     even_i = tl.zeros((BI, BK), tl.float32)
@@ -119,11 +122,15 @@ def columns(
             even_r, even_i = even_r * keep_scale, even_i * keep_scale
             odd_r, odd_i = odd_r * keep_scale, odd_i * keep_scale
         scale = scale_to_target(exponent)[None, :]
-        cos, sin = sampling_basis(zy, index[:, None], k[None, :], RH, H)
-        even_r = product(cos, sum_r * scale, even_r, EXACT)
-        even_i = product(cos, sum_i * scale, even_i, EXACT)
-        odd_r = product(sin, difference_r * scale, odd_r, EXACT)
-        odd_i = product(sin, difference_i * scale, odd_i, EXACT)
+        cos, sin, cos_low, sin_low = load_basis(basis_ptr + index[:, None] * PK + k[None, :], PI * PK, EXACT)
+        high, low = split(sum_r * scale, EXACT)
+        even_r = product(cos, cos_low, high, low, even_r, EXACT)
+        high, low = split(sum_i * scale, EXACT)
+        even_i = product(cos, cos_low, high, low, even_i, EXACT)
+        high, low = split(difference_r * scale, EXACT)
+        odd_r = product(sin, sin_low, high, low, odd_r, EXACT)
+        high, low = split(difference_i * scale, EXACT)
+        odd_i = product(sin, sin_low, high, low, odd_i, EXACT)
 
     scale = scale_from_target(exponent)[None, :]
     upper_r, upper_i = (even_r + odd_r) * scale, (even_i + odd_i) * scale
@@ -142,13 +149,6 @@ def columns(
 
 
 # --- Rows: the product over the column frequencies and the epilogue.
-
-
-@triton.jit
-def row_basis(zx, j, kx, RW: tl.constexpr, W: tl.constexpr):
-    """cos and -sin over columns kx and folded view pixels j, which broadcast against each other."""
-    cos, sin = sampling_basis(zx, j, kx, RW, W)
-    return cos, -sin
 
 
 @triton.jit
@@ -171,17 +171,18 @@ def store_view(
     f0, f1, f2, i, j, inside, stored, start, image,
     colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
     stride_b, stride_c, stride_i, stride_j,
-    RH: tl.constexpr, RW: tl.constexpr, NHWC4: tl.constexpr, DIRECTION: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, HP: tl.constexpr, NHWC4: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
     """The epilogue on one tile [BI, BJ] of the channels of f: colour, sigmoid, normalisation, stores."""
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = load_matrix(colour_ptr)
     s0 = sigmoid_of(gain * (m00 * f0 + m01 * f1 + m02 * f2))
     s1 = sigmoid_of(gain * (m10 * f0 + m11 * f1 + m12 * f2))
     s2 = sigmoid_of(gain * (m20 * f0 + m21 * f1 + m22 * f2))
-    saved = sigmoid_ptr + image * (3 * RH * RW) + i[:, None] * RW + j[None, :]
+    # Kept half by half, each from the middle outwards, so that both halves move in whole words.
+    saved = sigmoid_ptr + (image * 6 + half) * (RH * HP) + i[:, None] * HP + start + tl.arange(0, f0.shape[1])[None, :]
     tl.store(saved, s0, mask=stored)
-    tl.store(saved + RH * RW, s1, mask=stored)
-    tl.store(saved + 2 * RH * RW, s2, mask=stored)
+    tl.store(saved + 2 * RH * HP, s1, mask=stored)
+    tl.store(saved + 4 * RH * HP, s2, mask=stored)
     v0 = tl.where(inside, (s0 - tl.load(mean_ptr)) / tl.load(std_ptr), 0.0)
     v1 = tl.where(inside, (s1 - tl.load(mean_ptr + 1)) / tl.load(std_ptr + 1), 0.0)
     v2 = tl.where(inside, (s2 - tl.load(mean_ptr + 2)) / tl.load(std_ptr + 2), 0.0)
@@ -190,7 +191,7 @@ def store_view(
         # Four channels a pixel, interleaved in registers: a thread stores whole pixels, two at once upwards.
         pixel = tl.join(tl.join(v0.to(kind), v2.to(kind)), tl.join(v1.to(kind), tl.zeros_like(v1).to(kind)))
         BJ: tl.constexpr = f0.shape[1]
-        at = (i * (4 * RW))[:, None] + pixel_offsets(start, DIRECTION, BJ, RW)[None, :]
+        at = (i * (4 * RW))[:, None] + pixel_offsets(start, 1 - 2 * half, BJ, RW)[None, :]
         within = (i < RH)[:, None] & (start * 4 + tl.arange(0, 4 * BJ) < (RW + 1) // 2 * 4)[None, :]
         tl.store(view_ptr + image * (RH * RW * 4) + at, pixel.reshape(f0.shape[0], 4 * BJ), mask=within)
     else:
@@ -202,10 +203,11 @@ def store_view(
 
 @triton.jit
 def rows(
-    y_ptr, views_ptr, step_ptr, colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain, batch,
+    y_ptr, views_ptr, step_ptr, basis_ptr, colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain, batch,
     stride_b, stride_c, stride_i, stride_j,
     H: tl.constexpr, W: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
     COLUMNS: tl.constexpr, KP: tl.constexpr,
+    PX: tl.constexpr, PJ: tl.constexpr, HP: tl.constexpr,
     MASK: tl.constexpr, NHWC4: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr,
     BI: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -218,6 +220,7 @@ def rows(
     ty, tx, zy, zx, sigma = load_view(views_ptr, step_ptr, tl.program_id(1), batch, TABLE)
     PLANE: tl.constexpr = RH * KP
     y_ptr += image * (6 * PLANE)
+    basis_ptr += image * ((4 if EXACT else 2) * PX * PJ)
 
     even0 = tl.zeros((BI, BJ), tl.float32)
     even1 = tl.zeros((BI, BJ), tl.float32)
@@ -244,13 +247,21 @@ def rows(
             even0, even1, even2 = even0 * keep_scale, even1 * keep_scale, even2 * keep_scale
             odd0, odd1, odd2 = odd0 * keep_scale, odd1 * keep_scale, odd2 * keep_scale
         scale = scale_to_target(exponent)[:, None]
-        cos, minus_sin = row_basis(zx, index[None, :], kx[:, None], RW, W)
-        even0 = product(real0 * scale, cos, even0, EXACT)
-        odd0 = product(imag0 * scale, minus_sin, odd0, EXACT)
-        even1 = product(real1 * scale, cos, even1, EXACT)
-        odd1 = product(imag1 * scale, minus_sin, odd1, EXACT)
-        even2 = product(real2 * scale, cos, even2, EXACT)
-        odd2 = product(imag2 * scale, minus_sin, odd2, EXACT)
+        cos, minus_sin, cos_low, minus_sin_low = load_basis(
+            basis_ptr + kx[:, None] * PJ + index[None, :], PX * PJ, EXACT
+        )
+        high, low = split(real0 * scale, EXACT)
+        even0 = product(high, low, cos, cos_low, even0, EXACT)
+        high, low = split(imag0 * scale, EXACT)
+        odd0 = product(high, low, minus_sin, minus_sin_low, odd0, EXACT)
+        high, low = split(real1 * scale, EXACT)
+        even1 = product(high, low, cos, cos_low, even1, EXACT)
+        high, low = split(imag1 * scale, EXACT)
+        odd1 = product(high, low, minus_sin, minus_sin_low, odd1, EXACT)
+        high, low = split(real2 * scale, EXACT)
+        even2 = product(high, low, cos, cos_low, even2, EXACT)
+        high, low = split(imag2 * scale, EXACT)
+        odd2 = product(high, low, minus_sin, minus_sin_low, odd2, EXACT)
 
     scale = scale_from_target(exponent)[:, None]
     even0, even1, even2 = even0 * scale, even1 * scale, even2 * scale
@@ -266,5 +277,5 @@ def rows(
             even0 + sign * odd0, even1 + sign * odd1, even2 + sign * odd2,
             i, j, inside, stored, start_j, image,
             colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, NHWC4, tl.constexpr(1 - 2 * half),
+            stride_b, stride_c, stride_i, stride_j, RH, RW, HP, NHWC4, half,
         )  # fmt: skip

@@ -169,13 +169,28 @@ def rescale(old, new):
 
 
 @triton.jit
-def product(a, b, total, EXACT: tl.constexpr):
+def load_basis(at, PLANE: tl.constexpr, EXACT: tl.constexpr):
+    """Tiles of a table of `bases.py`: cos and sin as float16, then what that left of them (in fast mode, unused)."""
+    cos, sin = tl.load(at), tl.load(at + PLANE)
+    if EXACT:
+        return cos, sin, tl.load(at + 2 * PLANE), tl.load(at + 3 * PLANE)
+    return cos, sin, cos, sin
+
+
+@triton.jit
+def split(x, EXACT: tl.constexpr):
+    """x as float16, and what that left of it."""
+    high = x.to(tl.float16)
+    if EXACT:
+        return high, (x - high.to(tl.float32)).to(tl.float16)
+    return high, high
+
+
+@triton.jit
+def product(a_high, a_low, b_high, b_low, total, EXACT: tl.constexpr):
     """total + a @ b on tensor cores: one product of float16 roundings, or three of high and low parts."""
-    a_high, b_high = a.to(tl.float16), b.to(tl.float16)
     total = tl.dot(a_high, b_high, total)
     if EXACT:
-        a_low = (a - a_high.to(tl.float32)).to(tl.float16)
-        b_low = (b - b_high.to(tl.float32)).to(tl.float16)
         total = tl.dot(a_low, b_high, total)
         total = tl.dot(a_high, b_low, total)
     return total
@@ -193,9 +208,12 @@ def one_minus_power(log_beta, step):
 
 
 @triton.jit
-def adam_update(param, grad, exp_avg, exp_avg_sq, rate, correction, beta1, beta2, eps):
-    """New param, exp_avg, exp_avg_sq; rate = lr / (1 - beta1^step), correction = 1 - beta2^step."""
-    exp_avg = exp_avg + (1.0 - beta1) * (grad - exp_avg)
-    exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * (grad * grad)
+def adam_update(param, grad, exp_avg, exp_avg_sq, rate, correction, rest1, beta2, rest2, eps):
+    """New param, exp_avg, exp_avg_sq; rate = lr / (1 - beta1^step), correction = 1 - beta2^step.
+
+    rest1, rest2: 1 - beta1 and 1 - beta2, from the host: in float32, 1 - 0.999 is off by 1.3e-5 of itself.
+    """
+    exp_avg = exp_avg + rest1 * (grad - exp_avg)
+    exp_avg_sq = beta2 * exp_avg_sq + rest2 * (grad * grad)
     param = param - rate * (exp_avg / (tl.sqrt(exp_avg_sq / correction) + eps))
     return param, exp_avg, exp_avg_sq
