@@ -26,8 +26,11 @@ ARCHITECTURES = (80, 89, 90, 100, 120)
 SHARED_LIMIT = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 
 
-def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
-    """The launches of one step at a square size, on tensors that have shapes and no memory."""
+def launches(size: int, precision: str, layout: str, shear: bool, other_tiles: dict | None = None) -> Iterator:
+    """The launches of one step at a square size, on tensors that have shapes and no memory.
+
+    other_tiles: as in `fvfast_kernels.launch.Plan`.
+    """
     import torch
     from fvfast_kernels import launch
     from fvfast_kernels.geometry import Epilogue, Geometry
@@ -43,9 +46,9 @@ def launches(size: int, precision: str, layout: str, shear: bool) -> Iterator:
     workspace = launch.Workspace.allocate(batch, geometry, precision, "meta")
     dtype = torch.float16 if layout == "nhwc4" else torch.float32
     view = launch.empty_view(batch, geometry, layout, dtype, torch.device("meta"))
-    plan = launch.Plan(geometry, epilogue, precision == "exact")
+    plan = launch.Plan(geometry, epilogue, precision == "exact", other_tiles)
     source = launch.Source(spectrum, envelope, views, step, shear=shear)
-    adam = launch.Adam(spectrum, spectrum, empty(batch))
+    adam = launch.Adam(torch.empty_like(spectrum), torch.empty_like(spectrum), empty(batch))
     yield from launch.forward_launches(source, view, workspace, plan)
     yield from launch.adjoint_launches(source, view, spectrum, workspace, plan, adam)
     if precision == "exact":  # these know only one
