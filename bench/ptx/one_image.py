@@ -25,6 +25,8 @@ def representatives(count: int) -> dict[int, int]:
 def tile_grid(launch: Any) -> tuple[int, int]:
     """The two dimensions of tiles that a launch folds into its grid's first: program a * second + b."""
     name, constants, programs = launch.kernel.__name__, launch.constants, launch.grid[0]
+    if name == "bases":
+        return programs, 1
     if name == "rows":
         size, block = (constants["RW"] + 1) // 2, constants["BJ"]
     else:

@@ -69,7 +69,7 @@ class Trial:
         self._view = launching.empty_view(case.batch, geometry, case.layout, case.view_dtype, cpu)
         self._source = launching.Source(i.spectrum, i.envelope, i.table, i.step, i.magnitude, case.shear)
         self._oracle = oracle.Oracle(case, i.views.numpy(), i.envelope.numpy())
-        for name, tensor in (("y", self._work.y), ("sigmoid", self._work.sigmoid), ("view", self._view)):
+        for name, tensor in (vars(self._work) | {"view": self._view}).items():
             device.put(name, tensor, "out")
         device.put("spectrum", i.spectrum, "inout" if case.adam else "in")
         named = {"envelope": i.envelope, "views": i.table, "step": i.step, "magnitude": i.magnitude}
@@ -84,7 +84,8 @@ class Trial:
 
     def run(self) -> Result:
         case, r = self.case, self._inputs.random
-        columns, rows = launching.forward_launches(self._source, self._view, self._work, self._plan)
+        bases, columns, rows = launching.forward_launches(self._source, self._view, self._work, self._plan)
+        self._bases(bases)
         y_want = self._oracle.columns(self._planes)
         y = self._columns(columns, y_want)
         sigmoid_want, view_want = self._oracle.rows(y_want)
@@ -120,6 +121,16 @@ class Trial:
         y[..., : self.case.columns] = np.stack((want.real, want.imag), 2)
         self.device.update("y", self._work.y)
 
+    def _bases(self, launch: Any) -> None:
+        """All programs, whatever `programs` says: the other kernels read all of it."""
+        self.device.run(launch)
+        for name, want in zip(("row_basis", "column_basis"), self._oracle.bases(), strict=True):
+            planes = double(getattr(self._work, name))
+            got = planes[:, :2] + (planes[:, 2:] if self._plan.exact else 0)  # what was rounded, and what that left
+            got = got[..., : want.shape[-2], : want.shape[-1]]
+            self.result.errors[name] = compare(got, want)
+            self.result.missing[name] = self.device.unwritten(name) + int(np.count_nonzero(~np.isfinite(planes)))
+
     def _columns(self, launch: Any, want: np.ndarray) -> np.ndarray:
         self._launch(launch)
         y = self._y()
@@ -134,20 +145,35 @@ class Trial:
 
     def _rows(self, launch: Any, y: np.ndarray, sigmoid_want: np.ndarray, view_want: np.ndarray) -> np.ndarray:
         self._launch(launch)
-        sigmoid, view, errors = double(self._work.sigmoid), double(self._view), self.result.errors
+        sigmoid, view, errors = self._sigmoid(), double(self._view), self.result.errors
         sigmoid_own, view_own = self._oracle.rows(y)
         done = np.isfinite(sigmoid)
         errors["sigmoid|Y"] = compare(sigmoid[done], sigmoid_own[done])
         errors["view|Y"] = compare(view[:, :3][done], view_own[done])
         if self._programs is not None:
-            self._work.sigmoid.copy_(torch.tensor(sigmoid_want))
+            for half, columns in enumerate(self._halves()):
+                self._work.sigmoid[:, :, half, :, : len(columns)] = torch.tensor(sigmoid_want[..., columns])
             self.device.update("sigmoid", self._work.sigmoid)
-            return double(self._work.sigmoid)
+            return self._sigmoid()
         errors["sigmoid"], errors["view"] = compare(sigmoid, sigmoid_want), compare(view[:, :3], view_want)
-        self.result.missing["view"] = self.device.unwritten("view") + self.device.unwritten("sigmoid")
+        self.result.missing["view"] = self.device.unwritten("view") + int(np.count_nonzero(~np.isfinite(sigmoid)))
         if self.case.layout == "nhwc4":
             self.result.missing["fourth channel"] = int(np.count_nonzero(view[:, 3]))
         return sigmoid
+
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """The view's columns as `rows` keeps the sigmoid: from the middle to the right, and to the left."""
+        width = self.case.out[1]
+        index = np.arange((width + 1) // 2)
+        return width // 2 + index, (width - 1) // 2 - index
+
+    def _sigmoid(self) -> np.ndarray:
+        """The sigmoid [B, 3, Rh, Rw] out of its two halves."""
+        kept = double(self._work.sigmoid)
+        whole = np.full((*kept.shape[:2], *self.case.out), np.nan)
+        for half, columns in enumerate(self._halves()):
+            whole[..., columns] = kept[:, :, half, :, : len(columns)]
+        return whole
 
     def _target(self) -> tuple[torch.Tensor, launching.Adam | None]:
         """Where the gradient goes: into the spectrum by Adam, whose first image has no history, or into a tensor."""
@@ -265,6 +291,8 @@ def run_adam(size: int, count: int, device: Device) -> Result:
         device.put(name, tensor, "inout")
     for name, tensor in (("grad", grad), ("step", step), ("lr", lr)):
         device.put(name, tensor)
-    device.run(launching.adam_launch(tensors["param"], grad, tensors["exp_avg"], tensors["exp_avg_sq"], step, lr, BETAS, EPS))
+    device.run(
+        launching.adam_launch(tensors["param"], grad, tensors["exp_avg"], tensors["exp_avg_sq"], step, lr, BETAS, EPS)
+    )
     want = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     return Result({name: compare(double(tensors[name]), value) for name, value in want.items()})
