@@ -50,7 +50,7 @@ def double(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Trial:
-    """The four kernels of a case, in their order.
+    """The kernels of a case, in their order.
 
     programs: which CTAs of a launch to run; None runs all. Where some are left out, each kernel's output is completed
     by the oracle's before the next kernel.
