@@ -62,7 +62,7 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
     few = exact or half_w <= 128  # rows of the view a program, so that two programs fit into an SM
     rows = {"BI": cut(16 if few else 32, geometry.out_height), "BJ": cut(128, half_w), "BK": cut(32, k)}
     rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(128, k)}
-    columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128 if exact else 64, r), "BK": cut(16 if exact else 32, k)}
+    columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128, r), "BK": cut(16, k)}
     return {
         "columns": Tile(columns, num_warps=8 if columns["BI"] == 128 else 4),
         "rows": Tile(rows, num_stages=1 if exact else 2),

@@ -179,10 +179,12 @@ def store_view(
     s1 = sigmoid_of(gain * (m10 * f0 + m11 * f1 + m12 * f2))
     s2 = sigmoid_of(gain * (m20 * f0 + m21 * f1 + m22 * f2))
     # Kept half by half, each from the middle outwards, so that both halves move in whole words.
-    saved = sigmoid_ptr + (image * 6 + half) * (RH * HP) + i[:, None] * HP + start + tl.arange(0, f0.shape[1])[None, :]
-    tl.store(saved, s0, mask=stored)
-    tl.store(saved + 2 * RH * HP, s1, mask=stored)
-    tl.store(saved + 4 * RH * HP, s2, mask=stored)
+    index = start + tl.arange(0, f0.shape[1])
+    saved = sigmoid_ptr + (image * 6 + half) * (RH * HP) + i[:, None] * HP + index[None, :]
+    kept = (i < RH)[:, None] & (index < HP)[None, :]  # padding too: an output without bytes of chance
+    tl.store(saved, s0, mask=kept)
+    tl.store(saved + 2 * RH * HP, s1, mask=kept)
+    tl.store(saved + 4 * RH * HP, s2, mask=kept)
     v0 = tl.where(inside, (s0 - tl.load(mean_ptr)) / tl.load(std_ptr), 0.0)
     v1 = tl.where(inside, (s1 - tl.load(mean_ptr + 1)) / tl.load(std_ptr + 1), 0.0)
     v2 = tl.where(inside, (s2 - tl.load(mean_ptr + 2)) / tl.load(std_ptr + 2), 0.0)
