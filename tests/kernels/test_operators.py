@@ -59,7 +59,7 @@ def operator_samples(device):
     constants = (6, 4, 5, 0.25, "exact", torch.float32, "nchw", None, True, "wrap")
     epilogue = (torch.randn(3, 3), torch.rand(3), torch.rand(3) + 0.5)
     image, matrix = torch.randn(2, 3, 6, 5, requires_grad=True), torch.tensor((ROTATION, SHRINK_AND_FLIP))
-    adjoint = (torch.randn(1, 3, 4, 5), torch.rand(1, 3, 4, 5), None, None, envelope, views, *epilogue[::2])
+    adjoint = (torch.randn(1, 3, 4, 5), torch.rand(1, 3, 2, 4, 8), None, None, envelope, views, *epilogue[::2])
     param = torch.randn(3, 20)
     moments = torch.zeros_like(param), torch.zeros_like(param)
     yield (
