@@ -57,10 +57,16 @@ class Summary:
         issued = sum(int(kernel.issues.sum()) for _, kernel in device.kernels)
         shown = " ".join(f"{key}={e['l2']:.1e}/{e['max']:.0e}/{e['bias']:+.0e}" for key, e in result.errors.items())
         seconds = time.perf_counter() - started
-        print(f"{'FAIL' if problems else 'ok  '} {name} [{seconds:.1f} s, {issued} warp instructions] {shown}", flush=True)
+        print(
+            f"{'FAIL' if problems else 'ok  '} {name} [{seconds:.1f} s, {issued} warp instructions] {shown}", flush=True
+        )
         for line in problems[:20]:
             print(f"      {line}", flush=True)
-        self.cases.append({"case": name, "arch": device.arch, "errors": result.errors, "problems": problems})
+        conflicts = {kernel: k.traffic.conflicts() for kernel, k in device.kernels if k.traffic is not None}
+        for kernel, factor in conflicts.items():
+            print(f"      {kernel}: shared-memory cycles {factor:.2f} times those without bank conflicts", flush=True)
+        case = {"case": name, "arch": device.arch, "errors": result.errors, "problems": problems}
+        self.cases.append(case | {"conflicts": conflicts})
 
     @property
     def failed(self) -> int:
@@ -100,8 +106,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", default=list(LIMITS), choices=LIMITS)
     parser.add_argument("--size", default="small", help="small, or a size such as 224 (some programs), 224full (all)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose description holds this")
-    parser.add_argument("--tensor-core", default="nearest", choices=("nearest", "truncate"), help="how sums are rounded")
+    parser.add_argument(
+        "--tensor-core", default="nearest", choices=("nearest", "truncate"), help="how sums are rounded"
+    )
     parser.add_argument("--noise", type=int, default=0, metavar="SEED", help="errors of approximate instructions")
+    parser.add_argument("--measure", action="store_true", help="count bank conflicts too")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
     try:
@@ -115,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     import triton
 
     o = parse(arguments)
-    options, summary = Options(o.tensor_core == "truncate", o.noise), Summary()
+    options, summary = Options(o.tensor_core == "truncate", o.noise, o.measure), Summary()
     print(f"# triton {triton.__version__}, torch {torch.__version__}; relative L2 / largest / mean error over rms")
 
     def add(arch: int, what: str, run: Callable[[Device], Result], limit: Callable[[str], float]) -> None:

@@ -213,7 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     o = parse(arguments)
     costs = [measure(launch, precision, o.arch, o.every) for precision in o.precision for launch in step(o, precision)]
-    print(f"Microseconds an image on the {CARDS[o.arch].name}, by resource: {o.size} px, triton {triton.__version__}.\n")
+    print(
+        f"Microseconds an image on the {CARDS[o.arch].name}, by resource: {o.size} px, triton {triton.__version__}.\n"
+    )
     heads = ["kernel", "precision", "programs", "registers", "spills", "programs an SM", *RESOURCES]
     print(table(heads, [line(cost) for cost in costs]))
     print()

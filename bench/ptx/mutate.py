@@ -1,8 +1,8 @@
 """Does the emulator notice a broken kernel? Faults are planted one at a time into the compiled kernels of a small case.
 
 A barrier, wait or fence is left out, a predicate dropped, an address moved; then the first and the last program of the
-kernel are run. A fault is found if a check reports it, and seen if only the numbers are wrong. Some are harmless: a barrier may be one
-too many, a predicate may never be false.
+kernel are run. Some faults are harmless: a barrier may be one too many, a predicate of a load may guard bytes that are
+multiplied by zero, a wait may be repeated before anything depends on it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from bench.ptx.trial import Trial
 from bench.report import table
 
 OUTCOMES = ("found", "wrong numbers", "not covered", "unnoticed")
+# Their loops go round more than once, and their last tiles are cut: copies are pipelined, predicates needed.
+CASES = {"fast": Case(96, 80, (56, 49), "fast", seed=3), "exact": Case(33, 40, (33, 40), "exact", shear=False)}
 _PREDICATED = re.compile(r"@!?%p\d+ ((ld|st)\.global.*)")
 _DROPPED = {
     "bar.sync": "barrier",
@@ -145,8 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", default="", metavar="FILE")
     o = parser.parse_args(arguments)
     device = Recorder(o.arch)
-    # Every loop goes round more than once, and the last tiles are cut: predicates are needed.
-    Trial(Case(96, 80, (97, 49), o.precision, batch=1), device, lambda launch: ends(launch.grid)).run()
+    Trial(CASES[o.precision], device, lambda launch: ends(launch.grid)).run()
     counts: dict[str, Counter[str]] = {}
     unnoticed, random = [], np.random.default_rng(0)
     for one in device.recorded:
