@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", type=int, default=90, help="90 for sm_90")
     parser.add_argument("--precision", default="fast", choices=("fast", "exact"))
     parser.add_argument("--kernel", nargs="+", default=[], help="some kernels only")
-    parser.add_argument("--only", default="", metavar="TEXT", help="kinds of fault that hold this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="kinds of fault that hold one of these")
     parser.add_argument("--limit", type=int, default=4, help="faults of a kind in a kernel, drawn at random")
     parser.add_argument("--json", default="", metavar="FILE")
     o = parser.parse_args(arguments)
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         kinds: dict[str, list[Mutant]] = {}
         for mutant in mutants(one.text):
-            if o.only in mutant.kind:
+            if any(text in mutant.kind for text in o.only):
                 kinds.setdefault(mutant.kind, []).append(mutant)
         for kind, some in kinds.items():
             for n in random.permutation(len(some))[: o.limit]:
