@@ -62,7 +62,11 @@ class Summary:
         )
         for line in problems[:20]:
             print(f"      {line}", flush=True)
-        self.cases.append({"case": name, "arch": device.arch, "errors": result.errors, "problems": problems})
+        conflicts = {kernel: k.traffic.conflicts() for kernel, k in device.kernels if k.traffic is not None}
+        for kernel, factor in conflicts.items():
+            print(f"      {kernel}: shared-memory cycles {factor:.2f} times those without bank conflicts", flush=True)
+        case = {"case": name, "arch": device.arch, "errors": result.errors, "problems": problems}
+        self.cases.append(case | {"conflicts": conflicts})
 
     @property
     def failed(self) -> int:
@@ -87,12 +91,11 @@ def some_programs(launch: Any) -> list[Place]:
 
 
 def large_cases(size: str) -> list[Case]:
-    """A square size ("224"), one image, or with "full" two of them."""
+    """A square size, as "224" or "224full"."""
     if not size.removesuffix("full").isdecimal():
         raise argparse.ArgumentTypeError(f"{size!r} is neither small, nor a size such as 224 or 224full")
     n = int(size.removesuffix("full"))
-    batch = 2 if size.endswith("full") else 1
-    return [Case(n, n, (n, n), precision, "nhwc4", batch=batch, seed=3) for precision in LIMITS]
+    return [Case(n, n, (n, n), precision, "nhwc4", seed=3) for precision in LIMITS]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -101,11 +104,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", type=int, nargs="+", default=[90, 80], help="90 for sm_90")
     parser.add_argument("--precision", nargs="+", default=list(LIMITS), choices=LIMITS)
     parser.add_argument("--size", default="small", help="small, or a size such as 224 (some programs), 224full (all)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose description holds this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="cases whose line holds one of these")
     parser.add_argument(
         "--tensor-core", default="nearest", choices=("nearest", "truncate"), help="how sums are rounded"
     )
     parser.add_argument("--noise", type=int, default=0, metavar="SEED", help="errors of approximate instructions")
+    parser.add_argument("--measure", action="store_true", help="count bank conflicts too")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
     try:
@@ -119,12 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
     import triton
 
     o = parse(arguments)
-    options, summary = Options(o.tensor_core == "truncate", o.noise), Summary()
+    options, summary = Options(o.tensor_core == "truncate", o.noise, o.measure), Summary()
     print(f"# triton {triton.__version__}, torch {torch.__version__}; relative L2 / largest / mean error over rms")
 
     def add(arch: int, what: str, run: Callable[[Device], Result], limit: Callable[[str], float]) -> None:
         name = f"sm_{arch} {what}"
-        if o.only in name:
+        if any(text in name for text in o.only):
             device = Device(arch, options)
             summary.add(name, device, lambda: run(device), limit)
 
@@ -147,6 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
         with open(o.json, "w") as file:
             json.dump({"triton": triton.__version__, "cases": summary.cases, "notes": summary.notes}, file, indent=1)
     if not summary.cases:
-        print(f"No case holds {o.only!r}.", file=sys.stderr)
+        print(f"No case holds {' or '.join(o.only)}.", file=sys.stderr)
         return 2
     return 1 if summary.failed else 0

@@ -20,10 +20,11 @@ class Options:
 
     truncate: bool = False
     noise: int = 0
+    measure: bool = False
 
     def kernel(self, text: str, shared: int, arch: int) -> Kernel:
         together = (16 if arch >= 90 else 8) if self.truncate else 0  # products summed at once
-        return Kernel(text, shared, truncate=together, noise=self.noise)
+        return Kernel(text, shared, truncate=together, noise=self.noise, measure=self.measure)
 
 
 def parameters(launch: Any, address: Callable[[torch.Tensor], int]) -> list[float]:
@@ -65,7 +66,7 @@ class Device:
             self._at[key] = self.memory.add(name, storage(tensor), role)
 
     def address(self, tensor: torch.Tensor) -> int:
-        return self._at[tensor.untyped_storage().data_ptr()] + tensor.storage_offset() * tensor.element_size()
+        return self._at[tensor.untyped_storage().data_ptr()] + int(tensor.storage_offset()) * tensor.element_size()
 
     def run(self, launch: Any, ctas: Iterable[Place] | None = None) -> None:
         """Runs a launch, or some of its CTAs, and brings what it wrote into the tensors."""

@@ -39,3 +39,7 @@ class Traffic(Counter[str]):
         """All cycles of shared memory, those in which matrix products read it included."""
         ending = " cycles" if conflicts else "conflict-free"
         return sum(n for key, n in self.items() if key.endswith(ending)) + self["wgmma shared bytes"] / 128
+
+    def conflicts(self) -> float:
+        """Shared-memory cycles over those without bank conflicts."""
+        return self.shared_cycles() / max(1.0, self.shared_cycles(conflicts=False))

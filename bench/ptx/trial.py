@@ -111,14 +111,20 @@ class Trial:
         self.device.run(launch, None if self._programs is None else self._programs(launch))
 
     def _y(self) -> np.ndarray:
-        """Y as it is, complex; padding left out."""
-        y = double(self._work.y)[..., : self.case.columns]
+        """Y as it is, complex: the columns in play."""
+        y = double(self._work.y)[..., : self._geometry.columns]
         return y[:, :, 0] + 1j * y[:, :, 1]
 
+    def _all_columns(self, y: np.ndarray) -> np.ndarray:
+        """Columns in play, and zeros up to the width of the half-spectrum."""
+        beyond = np.zeros((*y.shape[:-1], self.case.columns - y.shape[-1]))
+        return np.concatenate((y, beyond), -1)
+
     def _complete_y(self, want: np.ndarray) -> None:
+        """Puts the oracle's columns in play in the place of the kernel's."""
         y = self._work.y.numpy()
         y[:] = 0
-        y[..., : self.case.columns] = np.stack((want.real, want.imag), 2)
+        y[..., : self._geometry.columns] = np.stack((np.real(want), np.imag(want)), 2)
         self.device.update("y", self._work.y)
 
     def _bases(self, launch: Any) -> None:
@@ -133,15 +139,15 @@ class Trial:
 
     def _columns(self, launch: Any, want: np.ndarray) -> np.ndarray:
         self._launch(launch)
-        y = self._y()
+        y, want = self._y(), want[..., : self._geometry.columns]
         done = np.isfinite(y)
         self.result.errors["Y"] = compare(y[done], want[done])
         if self._programs is not None:
             self._complete_y(want)
-            return self._y()
-        padding = double(self._work.y)[..., self.case.columns :]
+            return self._all_columns(self._y())
+        padding = double(self._work.y)[..., self._geometry.columns :]
         self.result.missing["Y"] = self.device.unwritten("y") + int(np.count_nonzero(padding))
-        return y
+        return self._all_columns(y)
 
     def _rows(self, launch: Any, y: np.ndarray, sigmoid_want: np.ndarray, view_want: np.ndarray) -> np.ndarray:
         self._launch(launch)
@@ -194,20 +200,20 @@ class Trial:
 
     def _rows_adjoint(self, launch: Any, grad: np.ndarray, sigmoid: np.ndarray) -> np.ndarray:
         self._launch(launch)
-        dy, own = self._y(), self._oracle.rows_adjoint(grad, sigmoid)
+        dy, own = self._y(), self._oracle.rows_adjoint(grad, sigmoid)[..., : self._geometry.columns]
         if self._programs is None:
             self.result.errors["dY|s"] = compare(dy, own)
-            return dy
-        written = self.device.written("y", tuple(self._work.y.shape))[:, :, 0, :, : self.case.columns]
+            return self._all_columns(dy)
+        written = self.device.written("y", tuple(self._work.y.shape))[:, :, 0, :, : self._geometry.columns]
         self.result.errors["dY|s"] = compare(dy[written], own[written])
         self._complete_y(own)
-        return self._y()
+        return self._all_columns(self._y())
 
     def _by_planes(self, gradient: np.ndarray) -> np.ndarray:
         """The gradient by what is learnt: the spectrum's planes, or the phase of m e^{i phi}."""
         if self.case.phase:
-            return (gradient.conj() * (1j * self._planes)).real
-        return np.stack((gradient.real, gradient.imag), 2)
+            return np.real(gradient.conj() * (1j * self._planes))
+        return np.stack((np.real(gradient), np.imag(gradient)), 2)
 
     def _gradient(self, launch: Any, target: torch.Tensor, own: np.ndarray, want: np.ndarray) -> None:
         self._launch(launch)
