@@ -75,7 +75,7 @@ class Translator:
             return [self._expressions.write(o[0], self._expressions.result(i), mask)]
         if name in ("cp", "fence"):
             return self._asynchronous(pc, i, mask)
-        if name in ("shfl", "redux"):
+        if name in ("shfl", "redux", "bar"):
             return self._exchange(pc, i, mask)
         return self._matrix(pc, i, mask)
 
@@ -133,6 +133,8 @@ class Translator:
 
     def _exchange(self, pc: int, i: Instruction, mask: str | None) -> list[str]:
         o, e = i.operands, self._expressions
+        if i.op == "bar.warp.sync" and o == ["-1"]:  # lanes go in step here: only that all of them come is checked
+            return [f"c.exchange.whole({pc}, {mask})"]
         if i.op.startswith("shfl.sync.") and "|" not in o[0]:
             words = ", ".join(e.read(x, kind) for x, kind in zip(o[1:], ("b32", "u32", "u32", "u32"), strict=True))
             return [e.write(o[0], f"c.exchange.shuffle({pc}, {mask}, '{i.parts[2]}', {words})", mask)]

@@ -13,6 +13,10 @@ class Warps:
     def __init__(self, cta: Cta):
         self._cta = cta
 
+    def whole(self, pc: int, mask) -> None:
+        """bar.warp.sync."""
+        self._cta.whole(pc, mask)
+
     def shuffle(self, pc: int, mask, mode: str, value, shift, clamp, members) -> np.ndarray:
         """shfl.sync: each lane's value from another lane, its own where that is none."""
         self._cta.whole(pc, mask)

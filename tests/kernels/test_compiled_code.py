@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is n
 
 # Shared-memory cycles of a program at 224 px over those without bank conflicts, fast, sm_90: measured with triton 3.8
 # (3.6 within 1 %), and a tenth more. A kernel that needs less moves its own figure down.
-CONFLICTS = {"columns": 14.0, "rows": 1.1, "rows_adjoint": 2.6, "columns_adjoint": 1.2}
+CONFLICTS = {"bases": 1.1, "columns": 1.2, "rows": 1.1, "rows_adjoint": 1.1, "columns_adjoint": 1.2}
 # One process for all that any run tests: starting triton takes as long as compiling a kernel.
 CASES = (
     "sm_90 33x40->33x40 exact nhwc4",
