@@ -1,4 +1,4 @@
-"""The stand-in libraries, built by gcc from `device/` for the CUDA that an environment's torch was made for."""
+"""The stand-in libraries, built by gcc from `stand_ins/` for the CUDA that an environment's torch was made for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "device"
+SOURCES = Path(__file__).parent / "stand_ins"
 PRELOADED = ("capture.c", "runtime.c", "libraries.c", "cudnn.c")
 OLDEST_CUDA = 13  # whose entry points are the ones stood in for
 

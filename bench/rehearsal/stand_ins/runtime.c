@@ -445,6 +445,8 @@ void rehearsal_counts(Counts *found) {
     pthread_mutex_unlock(&lock);
 }
 
-void rehearsal_memory(size_t bytes) {
+size_t rehearsal_memory(size_t bytes) {
+    size_t before = total;
     total = bytes;
+    return before;
 }
