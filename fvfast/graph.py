@@ -89,10 +89,16 @@ def record(
         if is_out_of_memory(error) or isinstance(error, FvfastError):
             raise
         graph.wait()
-        reason = str(error).strip().splitlines()[0][:120]
-        notify(f"this network cannot be captured as a CUDA graph ({reason}); running it step by step")
+        notify(f"this network cannot be captured as a CUDA graph ({_reason(error)}); running it step by step")
         advance, release = step, lambda: None
     step.reset()
     graph.wait()
     seconds["capture"] = time.perf_counter() - started
     return advance, release
+
+
+def _reason(error: BaseException) -> str:
+    """CUDA's reason for not capturing: what went wrong first, its first sentence. Ending a broken capture fails too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
