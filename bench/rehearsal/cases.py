@@ -45,14 +45,14 @@ class Peeking(Net):
     """Looks at a value on the host, which no CUDA graph can."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (1.0 if float(x.sum()) < 0 else 2.0)
+        return super().forward(x * (1.0 if float(x.detach().sum()) < 0 else 2.0))
 
 
 class Copying(Net):
     """Brings numbers from the host in every pass, which no CUDA graph can do again."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * torch.linspace(0, 1, 8).to(x.device)
+        return super().forward(x * torch.linspace(0, 1, SIZE).to(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def lucent(**options: Any) -> Case:
 def kept(notify: Notify) -> None:
     """An atlas of a layer: many renders, by chunks, into a store."""
     with tempfile.TemporaryDirectory() as folder:
-        fvfast.atlas(network(), "out", out=folder, device="cuda", steps=STEPS)
+        fvfast.atlas(network(), "out", store=folder, notify=notify, device="cuda", steps=STEPS)
 
 
 CASES: dict[str, Case] = {
@@ -170,7 +170,7 @@ CASES: dict[str, Case] = {
     "user's objective": renders(lambda: Contrast("out", 1) - 0.1 * o.total_variation()),
     "caricature": renders(lambda: o.caricature("out", picture())),
     "inversion": renders(lambda: o.inversion("out", picture())),
-    "accentuation": renders(lambda: o.accentuation("out", 1, picture())),
+    "accentuation": renders(lambda: o.accentuation(o.channel("out", 1), "stem", picture())),
     "mixture": renders(lambda: [o.channel("out", 1), o.channel("out", 2)], interpolate=3),
     "mixed batch": renders(lambda: ["out:1", "stem:2", o.layer("stem"), o.direction("out", torch.randn(8))]),
     "several groups": renders(["out:1", "logits:3"], copies=2),

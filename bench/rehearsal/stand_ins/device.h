@@ -22,6 +22,9 @@ typedef struct {
     long used;             // bytes
 } Counts;
 
+// Nobody else's symbols: the library that they are in comes before all others.
+#pragma GCC visibility push(hidden)
+
 extern Counts counts;
 extern pthread_mutex_t lock; // of all that is shared
 
@@ -50,3 +53,5 @@ int any_capture(void);
 
 // Whether an address lies on the device.
 int on_device(const void *address);
+
+#pragma GCC visibility pop

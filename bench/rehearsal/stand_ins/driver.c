@@ -41,7 +41,13 @@ CUresult cuGetProcAddress_v2(const char *name, void **entry, int version, cuuint
         *entry = dlsym(dlopen("libcuda.so.1", RTLD_LAZY), name);
     if (found)
         *found = *entry ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
-    return CUDA_SUCCESS;
+    return *entry ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+// Tables of entry points without names: NVRTC asks for one, and does without.
+CUresult cuGetExportTable(const void **table, const CUuuid *id) {
+    *table = NULL;
+    return CUDA_ERROR_NOT_FOUND;
 }
 
 // The device and its context

@@ -230,7 +230,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *found, const 
     return cudaSuccess;
 }
 
-// Copies are made where the host is one of the ends: what comes from the device was never computed.
+// What comes from the device was never computed: it reads as zeros, always the same ones.
 static cudaError_t copy(void *to, const void *from, size_t size, cudaStream_t stream, int at_once) {
     pthread_mutex_lock(&lock);
     int there = on_device(to), here = on_device(from);
@@ -241,7 +241,9 @@ static cudaError_t copy(void *to, const void *from, size_t size, cudaStream_t st
     if (!error && captured && here != there)
         say("-- a copy %s the host is captured: %zu bytes", there ? "from" : "to", size);
     pthread_mutex_unlock(&lock);
-    if (!error && !captured)
+    if (!error && !captured && here && !there)
+        memset(to, 0, size);
+    else if (!error && !captured)
         memmove(to, from, size);
     return error;
 }
