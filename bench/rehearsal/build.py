@@ -14,6 +14,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "stand_ins"
 PRELOADED = ("capture.c", "runtime.c", "libraries.c", "cudnn.c")
+TOOLKITS = ("/usr/local/cuda", "/usr")
 OLDEST_CUDA = 13  # whose entry points are the ones stood in for
 
 # What another Python says of itself, without importing torch: that takes seconds.
@@ -81,7 +82,7 @@ def ask(python: str) -> dict:
 def headers(path: list[str]) -> list[str]:
     """The folders of CUDA's and cuDNN's headers: those that came with torch first, then a toolkit's. Raises Unfit."""
     packages = [Path(entry) for entry in path if entry]
-    toolkits = [Path(entry) / "include" for entry in (os.environ.get("CUDA_HOME"), "/usr/local/cuda", "/usr") if entry]
+    toolkits = [Path(entry) / "include" for entry in (os.environ.get("CUDA_HOME"), *TOOLKITS) if entry]
     includes = [found for package in packages for found in sorted(package.glob("nvidia/*/include"))] + toolkits
     # Without the package of these few macros, which no release changes, triton's copy does.
     macros = [*includes, *(package / "triton/backends/nvidia/include" for package in packages)]

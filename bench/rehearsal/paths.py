@@ -7,6 +7,7 @@ status is 1 where one is not captured. Names choose paths; `--list` lists them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.rehearsal import device
@@ -89,6 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.rehearsal paths", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--list", action="store_true", help="list the paths")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
     if not device.present():
         print("this needs the stand-in device: python -m bench.rehearsal paths", file=sys.stderr)
@@ -110,8 +112,9 @@ def main() -> int:
         for name in names:
             outcome = go((CASES | FAULTY)[name], log)
             states.append(outcome.state)
-            print(f"{name}: {outcome}", flush=True)
-    print(f"{states.count(CAPTURED)} of {len(states)} paths are captured")
+            print(json.dumps({"path": name, **asdict(outcome)}) if options.json else f"{name}: {outcome}", flush=True)
+    if not options.json:
+        print(f"{states.count(CAPTURED)} of {len(states)} paths are captured")
     return 0 if states.count(CAPTURED) == len(states) else 1
 
 
