@@ -6,7 +6,8 @@ part that it knows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from fvfast_kernels import warp
@@ -59,8 +60,8 @@ class Transparent(Image):
         return torch.rand(steps, RANDOMS, generator=generator)
 
     def canvas(self) -> Tensor:
-        self._lend()
-        return self.colours.canvas()
+        with self._lent() as colours:
+            return colours.canvas()
 
     def alpha(self) -> Tensor:
         waves = self.parameter[:, self._count :].view(-1, *self._half)
@@ -68,7 +69,8 @@ class Transparent(Image):
 
     def prior(self, value: Tensor) -> Tensor:
         opacity = self.weight * self.alpha().mean((1, 2)) * value.detach().abs()
-        inner = self.colours.prior(value)
+        with self._lent() as colours:
+            inner = colours.prior(value)
         return opacity if inner is None else inner + opacity
 
     def reset(self) -> None:
@@ -108,8 +110,8 @@ class Transparent(Image):
         tint = (2 * randoms[:, 3:6] - 1)[:, None, None] * 1.5
         return torch.sigmoid(pieces + tint).permute(0, 3, 1, 2)
 
-    def _lend(self) -> None:
-        self.colours.parameter = self.parameter[:, : self._count].view(-1, *self._shape)
+    def _lent(self) -> contextlib.AbstractContextManager[Image]:
+        return lent(self.colours, self.parameter[:, : self._count].view(-1, *self._shape))
 
 
 class Shared(Image):
@@ -127,28 +129,28 @@ class Shared(Image):
         self.parameter = torch.stack([own, torch.zeros_like(own)], 1).requires_grad_()
 
     def canvas(self) -> Tensor:
-        self._lend()
-        return self.inner.canvas()
+        with self._lent() as inner:
+            return inner.canvas()
 
     def view(self, views: Tensor) -> Tensor:
-        self._lend()
-        return self.inner.view(views)
+        with self._lent() as inner:
+            return inner.view(views)
 
     def shown(self) -> Tensor:
-        self._lend()
-        return self.inner.shown()
+        with self._lent() as inner:
+            return inner.shown()
 
     def picture(self) -> Tensor:
-        self._lend()
-        return self.inner.picture()
+        with self._lent() as inner:
+            return inner.picture()
 
     def alpha(self) -> Tensor | None:
-        self._lend()
-        return self.inner.alpha()
+        with self._lent() as inner:
+            return inner.alpha()
 
     def prior(self, value: Tensor) -> Tensor | None:
-        self._lend()
-        return self.inner.prior(value)
+        with self._lent() as inner:
+            return inner.prior(value)
 
     def reset(self) -> None:
         self.inner.reset()
@@ -158,9 +160,23 @@ class Shared(Image):
         with torch.no_grad():
             self.parameter[:, 0] = self.inner.parameter / (1 - self.part)
 
-    def _lend(self) -> None:
+    def _lent(self) -> contextlib.AbstractContextManager[Image]:
         own, share = self.parameter.unbind(1)
-        self.inner.parameter = (1 - self.part) * own + self.part * share.mean(0, keepdim=True)
+        return lent(self.inner, (1 - self.part) * own + self.part * share.mean(0, keepdim=True))
+
+
+@contextlib.contextmanager
+def lent(image: Image, parameter: Tensor) -> Iterator[Image]:
+    """An image with another parameter for a while.
+
+    It is taken back without its history: that would keep the leaf's place in autograd alive beyond the step, on the
+    stream of its first use, which a CUDA graph may not wait for.
+    """
+    image.parameter = parameter
+    try:
+        yield image
+    finally:
+        image.parameter = parameter.detach()
 
 
 def _picture(waves: Tensor, scale: Tensor, size: int) -> Tensor:

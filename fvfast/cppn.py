@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from fvfast.images import COLOUR, Frame, Image, ready
+from fvfast.images import Frame, Image, mixing, ready
 from fvfast.recipes import Recipe
 from fvfast.views import identity, matrices
 
@@ -40,7 +40,7 @@ class Cppn(Image):
 
     def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         self.frame, self.views, self.gain = frame, recipes[0].views, recipes[0].gain
-        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        self.colour = mixing(recipes[0].decorrelate, frame.device)
         scales = torch.stack([scale(r.sd) for r in recipes])  # [B, N]
         self.parameter = (noise * scales).to(frame.device).requires_grad_()
         self._still = matrices(identity(len(noise))).to(frame.device)

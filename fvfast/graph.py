@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -30,11 +31,11 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """The CUDA side of `record`: a stream of its own, on which a step is first run and then captured."""
+    """The CUDA side of `record`: a stream, on which a step is first run and then captured."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _stream(device)
         self.graph = torch.cuda.CUDAGraph()
 
     def run(self, step: Callable[[], None], times: int) -> None:
@@ -58,6 +59,12 @@ class CudaGraph:
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.device)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all captures on a device. cuBLAS keeps 32 MB for good for every stream that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def record(
@@ -89,10 +96,16 @@ def record(
         if is_out_of_memory(error) or isinstance(error, FvfastError):
             raise
         graph.wait()
-        reason = str(error).strip().splitlines()[0][:120]
-        notify(f"this network cannot be captured as a CUDA graph ({reason}); running it step by step")
+        notify(f"this network cannot be captured as a CUDA graph ({_reason(error)}); running it step by step")
         advance, release = step, lambda: None
     step.reset()
     graph.wait()
     seconds["capture"] = time.perf_counter() - started
     return advance, release
+
+
+def _reason(error: BaseException) -> str:
+    """CUDA's reason for not capturing: what went wrong first, its first sentence. Ending a broken capture fails too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")

@@ -17,6 +17,8 @@ from fvfast.views import Views, identity, matrices
 
 # Square root of ImageNet's colour covariance, as lucid and all that followed it use it, over its largest column norm.
 COLOUR = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
+# Inverted here, once: on a GPU that would take a solver library, for nine numbers.
+DECORRELATING = COLOUR.double().inverse().float()
 
 
 def envelope(kind: str, height: int, width: int, decay: float) -> Tensor:
@@ -121,6 +123,11 @@ def ready(image: Tensor, frame: Frame) -> Tensor:
     return image.to(frame.dtype, memory_format=torch.channels_last)
 
 
+def mixing(decorrelate: bool, device: torch.device) -> Tensor:
+    """The matrix from an image's channels to its colours, [3, 3]."""
+    return (COLOUR if decorrelate else torch.eye(3)).to(device)
+
+
 class Fourier(Image):
     """The image as the inverse FFT of a scaled, learnable half-spectrum. parameter: [B, 3, 2, H, W//2+1]."""
 
@@ -131,7 +138,8 @@ class Fourier(Image):
         scales = [envelope(r.envelope, frame.size, frame.size, r.decay) for r in recipes]
         shared = all(scale.equal(scales[0]) for scale in scales)
         self.envelope = (scales[0] if shared else torch.stack(scales)).to(frame.device)  # [H, M] or [B, H, M]
-        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        self.decorrelate = recipes[0].decorrelate
+        self.colour = mixing(self.decorrelate, frame.device)
         sd = torch.tensor([r.sd for r in recipes])[:, None, None, None, None]
         self.parameter = (noise * sd).to(frame.device).requires_grad_()
         self._still = identity(len(noise))[:, :5].to(frame.device)
@@ -154,7 +162,7 @@ class Fourier(Image):
 
     def begin(self, pictures: Tensor) -> None:
         size = self.frame.size
-        field = decorrelated(pictures.to(self.frame.device), self.colour, self.gain)
+        field = decorrelated(pictures.to(self.frame.device), self.decorrelate, self.gain)
         waves = torch.fft.rfft2(field, norm="ortho")  # [B, 3, H, M]
         scale = self.envelope if self.envelope.dim() == 2 else self.envelope[:, None]
         # Where the envelope lets nothing through (torch-dreams' last column), nothing is asked for.
@@ -211,7 +219,8 @@ class Pixel(Image):
         self.frame = frame
         self.views = recipes[0].views
         self.gain = recipes[0].gain
-        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        self.decorrelate = recipes[0].decorrelate
+        self.colour = mixing(self.decorrelate, frame.device)
         sd = torch.tensor([r.sd for r in recipes])[:, None, None, None]
         self.parameter = (noise * sd).to(frame.device).requires_grad_()
 
@@ -222,20 +231,20 @@ class Pixel(Image):
 
     def begin(self, pictures: Tensor) -> None:
         with torch.no_grad():
-            self.parameter.copy_(decorrelated(pictures.to(self.frame.device), self.colour, self.gain))
+            self.parameter.copy_(decorrelated(pictures.to(self.frame.device), self.decorrelate, self.gain))
 
     def canvas(self) -> Tensor:
         mixed = torch.einsum("oc,bchw->bohw", self.colour, self.parameter)
         return torch.sigmoid(self.gain * mixed)
 
 
-def decorrelated(pictures: Tensor, colour: Tensor, gain: float) -> Tensor:
-    """What colours and a sigmoid make these pictures of: the inverse of sigmoid(gain . colour @ x), [B, 3, H, W].
+def decorrelated(pictures: Tensor, decorrelate: bool, gain: float) -> Tensor:
+    """What colours and a sigmoid make these pictures of: the inverse of sigmoid(gain . mixing @ x), [B, 3, H, W].
 
     Black and white, which no sigmoid reaches, are taken for the levels next to them, of 256.
     """
     logits = torch.logit(pictures.clamp(1 / 255, 254 / 255)) / gain
-    return torch.einsum("oc,bchw->bohw", torch.linalg.inv(colour), logits)
+    return torch.einsum("oc,bchw->bohw", DECORRELATING.to(logits), logits) if decorrelate else logits
 
 
 class Kind(Protocol):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fvfast import magnitudes
-from fvfast.images import COLOUR, Fourier, Frame, decorrelated, envelope
+from fvfast.images import Fourier, Frame, decorrelated, envelope, mixing
 from fvfast.recipes import Recipe
 from fvfast.views import identity
 
@@ -33,7 +33,8 @@ class Phase(Fourier):
     def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         recipe, size = recipes[0], frame.size
         self.frame, self.views, self.gain = frame, recipe.views, recipe.gain
-        self.colour = (COLOUR if recipe.decorrelate else torch.eye(3)).to(frame.device)
+        self.decorrelate = recipe.decorrelate
+        self.colour = mixing(self.decorrelate, frame.device)
         self.magnitude = magnitude(recipe.magnitude, size, recipe.decay).to(frame.device)  # [3, H, M]
         self.envelope = torch.ones_like(self.magnitude[0])  # [H, M]: the magnitudes are in the spectrum already
         columns = size // 2 + 1
@@ -57,7 +58,7 @@ class Phase(Fourier):
     def spectrum(self) -> Tensor:
         """m e^{i phase} / sd, [B, 3, 2, H, M]."""
         planes = torch.stack([self.parameter.cos(), self.parameter.sin()], 2) * self.magnitude[:, None]
-        spectrum = planes / standard_deviation(planes, self.frame.size)[:, None, None, None, None]
+        spectrum = planes / standard_deviation(planes, self._weight)[:, None, None, None, None]
         if spectrum.requires_grad:
             spectrum.register_hook(self._accumulate)
         return spectrum
@@ -70,9 +71,11 @@ class Phase(Fourier):
 
     def begin(self, pictures: Tensor) -> None:
         """The pictures' phases; their magnitudes stay those that all images have."""
-        field = decorrelated(pictures.to(self.frame.device), self.colour, self.gain)
+        field = decorrelated(pictures.to(self.frame.device), self.decorrelate, self.gain)
         with torch.no_grad():
-            self.parameter.copy_(torch.fft.rfft2(field, norm="ortho").angle())
+            waves = torch.fft.rfft2(field, norm="ortho")  # [B, 3, H, M]
+            # What `angle` is, which torch would compile for a GPU at its first use.
+            self.parameter.copy_(torch.atan2(waves.imag, waves.real))
 
     def reset(self) -> None:
         self.pulled.zero_()
@@ -130,13 +133,14 @@ def column_weights(width: int) -> Tensor:
     return torch.where((kx == 0) | (2 * kx == width), 1.0, 2.0)
 
 
-def standard_deviation(planes: Tensor, size: int) -> Tensor:
-    """The standard deviation of the three channels of an image together, from its spectrum [B, 3, 2, H, M]: [B].
+def standard_deviation(planes: Tensor, weight: Tensor) -> Tensor:
+    """The standard deviation of the three channels of a square image together, from its spectrum [B, 3, 2, H, M]: [B].
 
     By Parseval's theorem, for irfft2 with norm="ortho" and nothing at frequency 0. In the columns that stand for
     themselves (kx = 0, and W/2 if W is even) the transform keeps the Hermitian part only: half of S(ky) + conj S(-ky).
+    weight: the image's `column_weights`, where the spectrum is.
     """
-    weight = column_weights(size).to(planes)
+    size = planes.shape[-2]
     real, imaginary = planes.unbind(2)  # [B, 3, H, M]
     back = -torch.arange(size, device=planes.device) % size
     alone = weight == 1

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fvfast.images import COLOUR, Frame, Image, decorrelated
+from fvfast.images import Frame, Image, decorrelated, mixing
 from fvfast.recipes import Recipe
 
 COARSEST = 4  # pixels: no grid is smaller
@@ -35,7 +35,8 @@ class Pyramid(Image):
 
     def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         self.frame, self.views, self.gain = frame, recipes[0].views, recipes[0].gain
-        self.colour = (COLOUR if recipes[0].decorrelate else torch.eye(3)).to(frame.device)
+        self.decorrelate = recipes[0].decorrelate
+        self.colour = mixing(self.decorrelate, frame.device)
         decay = torch.tensor([r.decay for r in recipes], device=frame.device)
         self.weights = [(2.0**level) ** (decay - 1) for level in range(len(sides(frame.size)))]  # [B] each
         sd = torch.tensor([r.sd for r in recipes])[:, None]
@@ -48,7 +49,7 @@ class Pyramid(Image):
 
     def begin(self, pictures: Tensor) -> None:
         """The pictures in the finest grid, and nothing in the others."""
-        finest = decorrelated(pictures.to(self.frame.device), self.colour, self.gain).flatten(1)
+        finest = decorrelated(pictures.to(self.frame.device), self.decorrelate, self.gain).flatten(1)
         with torch.no_grad():
             self.parameter.zero_()
             self.parameter[:, : finest.shape[1]] = finest

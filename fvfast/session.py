@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -105,6 +106,11 @@ class Session:
                 return begun
             except OutOfMemory as error:
                 self._shrink(error, len(batches))
+            # What did not fit is in a cycle with the error's trace; the next batches need its memory.
+            del batches, poll
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _ready(self, batches: Sequence[Batch], tap: prepare.Fast) -> None:
         """Have the network ready in every form that the batches will ask for (`fvfast.lowering`)."""
@@ -130,8 +136,6 @@ class Session:
 
     def _shrink(self, error: OutOfMemory, batches: int) -> None:
         """Have at most half as many images in the works at a time as when memory ran out."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         width = len(error.batch.rows)
         if width > 1 and self.size > 1:
             half = max(1, min(self.workers, batches) * width // 2)

@@ -96,6 +96,7 @@ def warp_adjoint(
     # A step below 1 along either axis of the input is a step below these along the output's.
     reach_i = tl.minimum((tl.abs(m11) + tl.abs(m01)) * tl.abs(inverse), 1.0 * RH)
     reach_j = tl.minimum((tl.abs(m10) + tl.abs(m00)) * tl.abs(inverse), 1.0 * RW)
+    steps_i, steps_j = (2.0 * reach_i + 1.01).to(tl.int32), (2.0 * reach_j + 1.01).to(tl.int32)
     first_n, last_n, first_m, last_m = 0, 0, 0, 0
     if WRAP:
         first_n, last_n = extent(m00, m01, m02, RH, RW, H)
@@ -103,8 +104,11 @@ def warp_adjoint(
     grad_ptr += image * (CHANNELS * RH * RW) + c[None, :] * (RH * RW)
 
     total = tl.zeros((BLOCK, BC), tl.float32)
-    for n in range(first_n, last_n + 1):
-        for m in range(first_m, last_m + 1):
+    # Loops whose ends are loaded are written as `while`: triton 3.6's interpreter has no `range` of them.
+    n = first_n
+    while n <= last_n:
+        m = first_m
+        while m <= last_m:
             y, x = (pixel // W + n * H).to(tl.float32), (pixel % W + m * W).to(tl.float32)
             dy, dx = y - (H - 1) * 0.5 - m02, x - (W - 1) * 0.5 - m12
             middle_i = (m11 * dy - m01 * dx) * inverse + (RH - 1) * 0.5
@@ -115,8 +119,10 @@ def warp_adjoint(
             if reached > 0:  # pyright: ignore[reportOperatorIssue]
                 first_i = tl.ceil(middle_i - reach_i - 0.001).to(tl.int32)
                 first_j = tl.ceil(middle_j - reach_j - 0.001).to(tl.int32)
-                for step_i in range((2.0 * reach_i + 1.01).to(tl.int32)):
-                    for step_j in range((2.0 * reach_j + 1.01).to(tl.int32)):
+                step_i = 0
+                while step_i < steps_i:
+                    step_j = 0
+                    while step_j < steps_j:
                         i, j = first_i + step_i, first_j + step_j
                         # The same expressions as forwards give the same weights, to the last bit.
                         from_y = tl.abs(affine_point(m00, m01, m02, i, j, RH, RW, H) - y)
@@ -126,5 +132,9 @@ def warp_adjoint(
                         at = grad_ptr + (i * RW + j)[:, None]
                         grad = tl.load(at, mask=valid & reads[:, None], other=0.0).to(tl.float32)
                         total += weight[:, None] * grad
+                        step_j += 1
+                    step_i += 1
+            m += 1
+        n += 1
     at = out_ptr + image * (CHANNELS * H * W) + pixel[:, None] + c[None, :] * (H * W)
     tl.store(at, total, mask=valid)

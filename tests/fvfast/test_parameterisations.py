@@ -12,7 +12,7 @@ from fvfast import cppn
 from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
 from fvfast.images import COLOUR, Fourier, Frame, Pixel
-from fvfast.phase import Phase, magnitude, standard_deviation
+from fvfast.phase import Phase, column_weights, magnitude, standard_deviation
 from fvfast.pyramid import Pyramid, sides
 from fvfast.recipes import CPPN, DEFAULT, MACO, PLAIN, PYRAMID, RECIPES, Recipe, choose
 from fvfast.views import Views
@@ -204,7 +204,7 @@ def test_phases_start_as_the_pictures_own():
     waves = torch.fft.rfft2(logits.view(3, 24, 24), norm="ortho")
     unit = waves / waves.abs().clamp(min=1e-12) * magnitude(None, 24, MACO.decay)
     planes = torch.stack([unit.real, unit.imag], 1)[None]
-    field = torch.fft.irfft2(unit, s=(24, 24), norm="ortho") / standard_deviation(planes, 24)
+    field = torch.fft.irfft2(unit, s=(24, 24), norm="ortho") / standard_deviation(planes, column_weights(24))
     expected = torch.sigmoid(MACO.gain * (COLOUR @ field.flatten(1))).view(3, 24, 24)
     torch.testing.assert_close(image.canvas()[0], expected, rtol=0, atol=1e-4)
 

@@ -38,7 +38,7 @@ def test_parsevals_standard_deviation_is_the_images(size):
     planes[..., 0, 0] = 0
     canvas = torch.fft.irfft2(torch.complex(planes[:, :, 0], planes[:, :, 1]), s=(size, size), norm="ortho")
     expected = canvas.std((1, 2, 3), correction=0)
-    assert torch.allclose(standard_deviation(planes, size), expected, rtol=1e-5)
+    assert torch.allclose(standard_deviation(planes, column_weights(size)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [24, 25])

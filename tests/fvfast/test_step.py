@@ -1,9 +1,11 @@
 """A step and the loop around it: the same code that a GPU captures and replays, run eagerly."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -73,13 +75,26 @@ def never():
 def test_the_fused_step_is_the_step_by_autograd(tap):
     fused, plain = fourier_batch(), fourier_batch()
     one, other = Step(fused, tap), Step(plain, tap)
-    other._advance = other._by_autograd
+    other._advance = Step._by_autograd
     for _ in range(8):
         one()
         other()
     # Both are float32 on the same formulas; Adam divides by small numbers where a gradient is small.
     torch.testing.assert_close(one.history, other.history, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fused.image.canvas(), plain.image.canvas(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}], ids=["fused", "by autograd"])
+def test_a_steps_memory_is_given_back_with_the_step(tap, options):
+    gc.disable()  # a cycle would wait for it, and a GPU's memory runs out before that
+    try:
+        step = Step(fourier_batch(**options), tap)
+        step()
+        moments = weakref.ref(step.exp_avg)
+        del step
+        assert moments() is None
+    finally:
+        gc.enable()
 
 
 def test_each_step_looks_up_its_own_views(tap):

@@ -1,16 +1,20 @@
 """Pages run as scripts, on stores and results made for them."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import sqlite3
+from typing import TYPE_CHECKING
 
 import pytest
-from fvfast_dashboard import settings
-from streamlit.testing.v1 import AppTest
 
 from fvfast import evidence
 from fvfast.store import INDEX, Store
 from tests.fvfast.sketch_store import made, traced
+
+if TYPE_CHECKING:
+    from streamlit.testing.v1 import AppTest
 
 
 def _script():
@@ -25,6 +29,7 @@ def _script():
 def surroundings(monkeypatch, tmp_path):
     """A store and results of one's own, which are not there yet; nothing measured elsewhere."""
     import streamlit as st
+    from fvfast_dashboard import settings
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(settings.STORE, str(tmp_path / "store"))
@@ -39,6 +44,8 @@ def visit(monkeypatch):
     """Open a page at an address: visit("feature", key=...)."""
 
     def visit(page: str, **query: str) -> AppTest:
+        from streamlit.testing.v1 import AppTest
+
         monkeypatch.setenv("FVFAST_TEST_PAGE", page)
         app = AppTest.from_function(_script, default_timeout=30)
         for name, value in query.items():
