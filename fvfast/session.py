@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from fvfast import prepare, targets
 from fvfast.blending import Shared, Transparent
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
+from fvfast.forms import AUTO
+from fvfast.identity import weights_digest
 from fvfast.images import Frame
 from fvfast.job import Job
 from fvfast.layers import Tap
@@ -60,6 +63,9 @@ class Session:
         self.channels = 3
         self.interrupted = False
         self.preview: Callable[[Preview], None] | None = None
+        self.network = AUTO  # or the form that was asked for
+        # On a GPU: whether others like this one follow, so that what was captured stays; how many times as many images.
+        self.lasting, self.ahead = False, 1.0
 
     def render(self) -> Render:
         job, started = self.job, time.perf_counter()
@@ -67,16 +73,24 @@ class Session:
         # Whether the stem can be widened hangs on everything that is wanted. So on a CPU, where an image must not
         # depend on its company, it never is; nor would it gain anything there.
         wide = job.device.type == "cuda" and job.dtype != torch.float32
-        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype, wide)
+        make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide)
+        fast = make() if self.on_cpu else job.recordings.fast((tuple(wanted), wide, self.network), make)
         self.channels = fast.channels
-        with fast, Tap(job.module, job.layers, wanted) as judge:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._leave, fast)
+            judge = stack.enter_context(Tap(job.module, job.layers, wanted))
             if self.probe:
                 self.size = self._largest(fast)
             prepared = time.perf_counter()
-            begun = self._run(fast)
+            begun = self._run(fast, judge)
+            if not self.lasting:
+                job.recordings.release()
             seconds = time.perf_counter() - prepared
             give_back_blocks()
-            result = self._gather(begun, judge, seconds)
+            result = self._judged(begun, judge, seconds)
+            result.form, result.form_why = fast.form
+            if not self.on_cpu:
+                result.specs = [{**spec, "form": result.form} for spec in result.specs]
         give_back_blocks()
         waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
         lowered = self.stages.pop("lower", 0.0)
@@ -84,36 +98,64 @@ class Session:
         self.stages["loop"] = seconds - lowered - sum(waits.values())
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
-        result.form, result.form_why = fast.form
         return result
+
+    def _leave(self, fast: prepare.Fast) -> None:
+        """Free what no other render will take over."""
+        if self.on_cpu:
+            fast.__exit__()
+        elif not self.lasting:
+            self.job.recordings.close()
+
+    def _judged(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
+        try:
+            return self._gather(begun, judge, seconds)
+        except Exception as error:
+            # The judge sees one image at a time; what was kept for the next render may leave no room even for that.
+            if not is_out_of_memory(error) or not self.job.recordings.release():
+                raise
+        torch.cuda.empty_cache()
+        return self._gather(begun, judge, seconds)
 
     def _largest(self, tap: prepare.Fast) -> int:
         """How many images one batch may hold on a GPU. The deepest, twice: what fits for it fits for all."""
         deepest = min(self.plan, key=self._cost)
-        return min(len(self.plan), largest_batch(lambda count: self._batch([deepest] * count), tap, self.job.device))
+        fits, like = self.job.recordings.fits, (*sorted(deepest.objective.layers), shared_settings(deepest.recipe))
+        if like not in fits:
+            self.job.recordings.release()
+            fits[like] = largest_batch(lambda count: self._batch([deepest] * count), tap, self.job.device)
+        return min(len(self.plan), fits[like])
 
-    def _run(self, tap: prepare.Fast) -> list[Batch]:
+    def _run(self, tap: prepare.Fast, judge: Tap) -> list[Batch]:
         """Run every image, with fewer at a time whenever memory runs out."""
         while True:
             batches = list(self.batches())
             poll = functools.partial(self._poll, batches)
             notify = self._once()
             try:
-                self._ready(batches, tap)
-                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll, notify=notify)
+                self._ready(batches, tap, judge)
+                kept = None if self.on_cpu else self.job.recordings
+                workers, threads = self.workers, self.threads
+                begun = run(batches, tap, workers=workers, threads=threads, poll=poll, notify=notify, recordings=kept)
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
                 self._shrink(error, len(batches))
 
-    def _ready(self, batches: Sequence[Batch], tap: prepare.Fast) -> None:
-        """Have the network ready in every form that the batches will ask for (`fvfast.lowering`)."""
+    def _ready(self, batches: Sequence[Batch], tap: prepare.Fast, judge: Tap) -> None:
+        """Have the network ready in every form that the batches will ask for (`fvfast.lowering`, `fvfast.choosing`)."""
         started = time.perf_counter()
         for batch in batches:
             names = {name for objective, _ in batch.objectives for name in objective.layers}
             shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
             if names:
                 tap.ready(shape, self.job.dtype, names)
+        if not self.on_cpu:
+            from fvfast.choosing import Chooser
+
+            model = self.job.model
+            chooser = Chooser(self.network, judge, lambda: f"{model.name} {weights_digest(model)[:12]}", self.notify)
+            chooser.choose_for(batches, tap, self.ahead, before=self.job.recordings.release)
         give_back_blocks()
         self.stages["lower"] = self.stages.get("lower", 0.0) + time.perf_counter() - started
 
@@ -130,6 +172,7 @@ class Session:
 
     def _shrink(self, error: OutOfMemory, batches: int) -> None:
         """Have at most half as many images in the works at a time as when memory ran out."""
+        self.job.recordings.release()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         width = len(error.batch.rows)
@@ -141,6 +184,8 @@ class Session:
             self.workers //= 2
         else:
             raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
+        fits = self.job.recordings.fits
+        fits |= {like: min(images, self.size) for like, images in fits.items()}
         count = self.size * self.workers
         self.notify(f"memory ran out: going on with {count} image{'s' if count > 1 else ''} at a time")
 
@@ -222,6 +267,7 @@ class Session:
             patience=recipe.patience,
             tolerance=recipe.tolerance,
             watch=Watch(self.preview) if self.preview else None,
+            settings=None if self.on_cpu else shared_settings(recipe),
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
