@@ -133,7 +133,7 @@ class Chooser:
         if name == COMPILED:
             seconds[name] = round(time.perf_counter() - started, 1)
         try:
-            ms[name] = round(self.timed(run or trial.modules, trial.view, Form(name).tuned), 4)
+            ms[name] = round(self.timed(trial.modules if run is None else run, trial.view, Form(name).tuned), 4)
         except Exception as error:
             if is_out_of_memory(error) and name == MODULES:
                 raise

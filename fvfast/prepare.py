@@ -124,8 +124,9 @@ class Fast:
     def form(self) -> tuple[str, str]:
         """How the network ran so far, and why: on a GPU the forms of its batches, on a CPU "fused" or "modules"."""
         if self.forms:
-            names, reasons = (dict.fromkeys(part) for part in zip(*((f.name, f.why) for f in self.forms.values())))
-            return ", ".join(names), "; ".join(filter(None, reasons))
+            names = dict.fromkeys(form.name for form in self.forms.values())
+            reasons = dict.fromkeys(form.why for form in self.forms.values() if form.why)
+            return ", ".join(names), "; ".join(reasons)
         if self.refusals:
             return "modules", self.refusals[0]
         return ("fused", "") if self._lowered else ("modules", "only what runs on a CPU is fused")

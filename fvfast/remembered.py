@@ -20,7 +20,7 @@ def folder() -> Path:
 
 
 class Remembered:
-    """A dictionary in a file. A file that is missing or damaged is an empty one; one that cannot be written stays so."""
+    """A dictionary in a file. One that is missing or damaged is empty; one that cannot be written stays so."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -267,7 +267,7 @@ class Session:
             patience=recipe.patience,
             tolerance=recipe.tolerance,
             watch=Watch(self.preview) if self.preview else None,
-            settings=None if self.on_cpu else shared_settings(recipe),
+            settings=shared_settings(recipe),
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
