@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ OUTPUT_TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 1e
 GRADIENT_TOLERANCE = {torch.float32: 5e-2, torch.bfloat16: 3e-1, torch.float16: 1e-1}
 
 Run = Callable[[Tensor], list[Tensor]]
+T = TypeVar("T")
 
 
 class Chooser:
@@ -95,7 +97,7 @@ class Chooser:
 
         Raises errors of memory where the modules themselves do not fit.
         """
-        trial = _Trial(fast, self.untouched, view.detach(), list(names))
+        trial = Trial(fast, self.untouched, view.detach(), list(names))
         if self.wanted != AUTO:
             return self._asked(trial)
         key = self._key(view, names)
@@ -114,7 +116,7 @@ class Chooser:
             self.remembered.put(key, {"ms": ms, "seconds": seconds, "refused": lasting})
         return self._best(trial, ms, seconds, refused, steps, "remembered" if tried else "measured")
 
-    def _asked(self, trial: _Trial) -> Form:
+    def _asked(self, trial: Trial) -> Form:
         run, reason = trial.make(self.wanted)
         if not reason:
             return Form(self.wanted, "asked for", run)
@@ -122,7 +124,7 @@ class Chooser:
         return Form(TUNED, f"{self.wanted} was asked for, but {reason}")
 
     def _measure(
-        self, trial: _Trial, name: str, ms: dict[str, float], seconds: dict[str, float], refused: dict[str, str]
+        self, trial: Trial, name: str, ms: dict[str, float], seconds: dict[str, float], refused: dict[str, str]
     ) -> None:
         """Add a form to those that were measured, or to those that cannot be used."""
         started = time.perf_counter()
@@ -144,7 +146,7 @@ class Chooser:
 
     def _best(
         self,
-        trial: _Trial,
+        trial: Trial,
         ms: dict[str, float],
         seconds: dict[str, float],
         refused: dict[str, str],
@@ -193,7 +195,7 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, Refused) else in_short(error)
 
 
-class _Trial:
+class Trial:
     """A network in its forms, on one view [B, C, H, W]; each form is made once."""
 
     def __init__(self, fast: Fast, untouched: Tap, view: Tensor, names: list[str]) -> None:
@@ -218,18 +220,22 @@ class _Trial:
 
     def _differs(self, run: Run) -> str:
         dtype = self.view.dtype
-        with torch.no_grad():
-            plain = self.untouched(self.view[:1, :3].float(), self.names).values()
         with choosing(False):
-            found, gradient = self._look(run)
-            far = max(distance(mine[:1], right) for mine, right in zip(found, plain, strict=True))
+            found, gradient = self.look(run)
+            far = self.error(found)
             if not far <= OUTPUT_TOLERANCE[dtype]:
                 return f"its outputs are {far:.1e} from the network's"
-            found, right = self._look(self.modules)
+            _, right = self.look(self.modules)
         far = distance(gradient, right)
         return "" if far <= GRADIENT_TOLERANCE[dtype] else f"its gradient is {far:.1e} from the modules'"
 
-    def _look(self, run: Run) -> tuple[list[Tensor], Tensor]:
+    def error(self, outputs: list[Tensor]) -> float:
+        """The largest relative error of outputs for the first image, against the untouched network in float32."""
+        with torch.no_grad():
+            plain = self.untouched(self.view[:1, :3].float(), self.names).values()
+        return max(distance(mine[:1], right) for mine, right in zip(outputs, plain, strict=True))
+
+    def look(self, run: Run) -> tuple[list[Tensor], Tensor]:
         """Outputs, and the image's gradient of a random sum of them."""
         leaf = self.view.detach().requires_grad_()
         with torch.enable_grad():
@@ -246,21 +252,28 @@ def _weights(output: Tensor) -> Tensor:
 
 
 def timed_alone(run: Run, view: Tensor, tuned: bool) -> float:
-    """Milliseconds of a forward and backward pass on a GPU, captured and replayed; the median of a few.
+    """Milliseconds of a forward and backward pass on a GPU, captured and replayed; the median of a few."""
+    return statistics.median(alone(lambda: samples(run, view, tuned)))
 
-    In a thread of its own: cuDNN keeps by thread the plans that it has found, and one form must not meet another's.
+
+def alone(work: Callable[[], T]) -> T:
+    """`work()`, in a thread of its own.
+
+    cuDNN keeps by thread the plans that it has found, and takes the first for a shape: one form must not meet another's.
     """
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_timed, run, view, tuned).result()
+        return pool.submit(work).result()
 
 
-def _timed(run: Run, view: Tensor, tuned: bool) -> float:
+def samples(run: Run, view: Tensor, tuned: bool) -> list[float]:
+    """Milliseconds of single forward and backward passes on a GPU, captured and replayed."""
     leaf = view.detach().requires_grad_()
 
     def step() -> None:
         outputs = run(leaf)
         torch.autograd.grad(outputs, leaf, [torch.ones_like(output) for output in outputs])
 
+    found: list[float] = []
     with torch.cuda.device(view.device), contextlib.ExitStack() as stack:
         graph = CudaGraph(view.device, tuned)
         stack.callback(graph.release)
@@ -268,13 +281,12 @@ def _timed(run: Run, view: Tensor, tuned: bool) -> float:
         replay = graph.capture(step)
         for _ in range(3):
             replay()
-        samples: list[float] = []
         until = time.perf_counter() + BOX
-        while len(samples) < TRIALS and (len(samples) < 3 or time.perf_counter() < until):
+        while len(found) < TRIALS and (len(found) < 3 or time.perf_counter() < until):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             replay()
             end.record()
             end.synchronize()
-            samples.append(begin.elapsed_time(end))
-    return statistics.median(samples)
+            found.append(begin.elapsed_time(end))
+    return found

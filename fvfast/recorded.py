@@ -39,15 +39,17 @@ class CudnnConvolution(Convolution):
 
     def lay_out(self, shape: torch.Size) -> None:
         self.packed, self.shape = laid_out(self.weight), shape
-        self.one_kernel = self.clamp == RELU and self.bias is not None and self.groups == 1
+        rises = self.clamp is not None and self.clamp[0] == 0 and self.clamp[1] > 0
+        self.one_kernel = rises and self.bias is not None and self.groups == 1
 
     def forward(self, image: Tensor) -> Tensor:
         image = laid_out(image)
-        if self.one_kernel and image.is_cuda:
+        if self.one_kernel and self.clamp is not None and image.is_cuda:
             try:
-                return aten.cudnn_convolution_relu(
+                output = aten.cudnn_convolution_relu(
                     image, self.packed, self.bias, self.stride, self.padding, self.dilation, self.groups
                 )
+                return output if self.clamp == RELU else output.clamp_max_(self.clamp[1])
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
