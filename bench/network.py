@@ -1,7 +1,7 @@
 """The forms of a network on a GPU against each other, and where the time of its passes goes; needs an NVIDIA GPU.
 
-    python -m bench.network --json FILE             GoogLeNet, ResNet-50 and EfficientNet-Lite0 at 224 px, batches 1, 16, 64
-    python -m bench.network --json FILE --quick     batches 1 and 16, without "compiled"
+    python -m bench.network --json FILE            GoogLeNet, ResNet-50, EfficientNet-Lite0 at 224 px, batches 1, 16, 64
+    python -m bench.network --json FILE --quick    batches 1 and 16, without "compiled"
     python -m bench.network --arithmetic            what the passes must compute and move (bench.roofline); needs no GPU
 
 For every form (`fvfast.forms`): milliseconds of the network's forward and backward pass alone and of a whole step, both

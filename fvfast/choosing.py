@@ -30,8 +30,8 @@ from fvfast.remembered import Remembered, folder
 from fvfast.step import Batch
 from fvfast.tape import Refused, in_short
 
-# Compiling takes half a minute to some minutes, and what lies between the convolutions is a fifth to a third of a
-# step (docs/performance.md): in a render that takes five minutes in its best other form it can win as much.
+# Compiling takes half a minute to some minutes. By the roofline (docs/performance.md) it can save an eighth of what the
+# recorded network takes: in a render that takes five minutes in its best other form it may win as much as it costs.
 WORTH_COMPILING = 300.0  # seconds
 MARGIN = 0.03  # by so much a form has to be faster than a plainer one: less is noise
 TRIALS, BOX = 15, 1.5  # replays of a form, and the seconds after which they end

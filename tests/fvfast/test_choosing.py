@@ -209,9 +209,8 @@ def test_a_form_that_differs_from_the_network_is_refused(tmp_path, monkeypatch):
     form = chooser(tmp_path, Clock(), "recorded", said)(SHORT)
     assert form.name == "tuned"
     assert form.why == "recorded was asked for, but its outputs are 1.0e+00 from the network's"
-    assert said == [
-        "the network cannot run recorded (its outputs are 1.0e+00 from the network's): it runs as its own modules, tuned"
-    ]
+    refusal = "its outputs are 1.0e+00 from the network's"
+    assert said == [f"the network cannot run recorded ({refusal}): it runs as its own modules, tuned"]
 
 
 def test_a_form_with_another_gradient_is_refused(tmp_path, monkeypatch):
