@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -232,9 +233,10 @@ def arithmetic(batches: Iterable[int] = (1, 64)) -> str:
     for model, layer in (networks()[0], networks()[2]):
         job = Job(fvfast.load(model, "none"), torch.device("cpu"), torch.float32, SIZE, None)
         with prepare(job.module, job.layers, [layer], SIZE, torch.float32) as fast:
+            tap = fast.tap([layer])
             for batch in batches:
                 image = torch.empty(batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-                tape = tape_of(lambda x, t=fast.tap([layer]), n=layer: list(t(x, [n]).values()), image)
+                tape = tape_of(functools.partial(_outputs, tap, layer), image)
                 for way, count in roofline.counted(tape).items():
                     each = {key: value / batch for key, value in count.items() if key != "kernels"}
                     rows.append(
@@ -249,6 +251,10 @@ def arithmetic(batches: Iterable[int] = (1, 64)) -> str:
                         ]
                     )
     return table(["network, way", "kernels", "Gflop", "MB", "between", "us", "between"], rows)
+
+
+def _outputs(tap: Tap, layer: str, image: torch.Tensor) -> list[torch.Tensor]:
+    return list(tap(image, [layer]).values())
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ from fvfast.tape import Refused, in_short
 # Compiling takes half a minute to some minutes. By the roofline (docs/performance.md) it can save an eighth of what the
 # recorded network takes: in a render that takes five minutes in its best other form it may win as much as it costs.
 WORTH_COMPILING = 300.0  # seconds
+WORTH_MEASURING = 64  # steps: a trial takes a second or a few, and a shorter render hardly longer
 MARGIN = 0.03  # by so much a form has to be faster than a plainer one: less is noise
 TRIALS, BOX = 15, 1.5  # replays of a form, and the seconds after which they end
 # Outputs against the untouched float32 network, and the image's gradient against that of the modules in the same
@@ -104,6 +105,8 @@ class Chooser:
         known = self.remembered.get(key)
         ms, seconds, refused = ({**known.get(part, {})} for part in ("ms", "seconds", "refused"))
         plain = [name for name in (MODULES, TUNED, RECORDED) if name not in ms and name not in refused]
+        if plain and steps < WORTH_MEASURING:
+            return Form(MODULES, "too few steps to measure other forms")
         for name in plain:
             self._measure(trial, name, ms, seconds, refused)
         best = min(ms.values(), default=0.0)

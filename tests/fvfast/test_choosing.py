@@ -8,10 +8,10 @@ from torch import nn
 
 from fvfast import choosing, layers
 from fvfast import objectives as o
-from fvfast.choosing import WORTH_COMPILING, Chooser, quickest
+from fvfast.choosing import WORTH_COMPILING, WORTH_MEASURING, Chooser, quickest
 from fvfast.compiled import compiled
 from fvfast.errors import FvfastError
-from fvfast.forms import FORMS
+from fvfast.forms import FORMS, Form
 from fvfast.layers import Tap
 from fvfast.optimize import OutOfMemory
 from fvfast.prepare import prepare, pristine
@@ -92,7 +92,7 @@ class Looking(Net):
     """Looks at a value on the host."""
 
     def forward(self, x):
-        return super().forward(x) if float(x.sum()) < 1e9 else x
+        return super().forward(x) if float(x.detach().sum()) < 1e9 else x
 
 
 def test_what_looks_at_values_is_not_recorded():
@@ -156,6 +156,14 @@ def test_the_fastest_form_is_measured_once_and_remembered(tmp_path, compiles):
     ((key, entry),) = json.loads((tmp_path / "networks.json").read_text()).items()
     assert key.startswith(f"net 0123, out, 2x3x{SIZE}x{SIZE} float32, cpu, torch {torch.__version__}")
     assert entry["ms"] == {"modules": 2.0, "tuned": 1.5, "recorded": 1.0}
+
+
+def test_a_render_of_a_few_steps_is_not_measured_but_takes_what_is_known(tmp_path):
+    few = WORTH_MEASURING - 1
+    form = chooser(tmp_path, Clock())(few)
+    assert (form.name, form.why) == ("modules", "too few steps to measure other forms")
+    assert chooser(tmp_path, Clock(modules=2.0, tuned=1.5, recorded=1.0))(WORTH_MEASURING).name == "recorded"
+    assert chooser(tmp_path, Clock())(few).name == "recorded"
 
 
 def test_compiling_is_tried_where_the_render_is_long_enough_to_pay_for_it(tmp_path, compiles):
@@ -289,13 +297,19 @@ def test_each_kind_of_batch_has_its_form_chosen_once(tmp_path):
     from tests.fvfast.test_step import fourier_batch
 
     fast, plain, _ = network(names=("out", "stem"))
-    made, asked = Chooser("auto", plain, lambda: "", pytest.fail, Remembered(tmp_path / "n.json"), Clock()), []
-    made.choose = lambda fast, view, names, steps: asked.append((tuple(view.shape), names, steps)) or "form"
+    asked = []
+
+    class Asked(Chooser):
+        def choose(self, fast, view, names, steps):
+            asked.append((tuple(view.shape), names, steps))
+            return Form("tuned")
+
+    made = Asked("auto", plain, lambda: "", pytest.fail, Remembered(tmp_path / "n.json"), Clock())
     batches = [fourier_batch(2), fourier_batch(2, steps=6), fourier_batch(3)]
     for _ in range(2):
         made.choose_for(batches, fast, 1.5)
     assert asked == [((2, 3, 24, 24), ("out", "stem"), 21), ((3, 3, 24, 24), ("out", "stem"), 12)]
-    assert fast.forms == {(("out", "stem"), 2): "form", (("out", "stem"), 3): "form"}
+    assert fast.forms == dict.fromkeys([(("out", "stem"), 2), (("out", "stem"), 3)], Form("tuned"))
 
 
 def test_memory_that_runs_out_for_the_modules_themselves_makes_batches_smaller(tmp_path):
@@ -304,7 +318,7 @@ def test_memory_that_runs_out_for_the_modules_themselves_makes_batches_smaller(t
     fast, plain, _ = network(names=("out", "stem"))
     clock = Clock(modules=torch.OutOfMemoryError("CUDA out of memory"))
     made = Chooser("auto", plain, lambda: "", pytest.fail, Remembered(tmp_path / "n.json"), clock)
-    batch = fourier_batch(2)
+    batch = fourier_batch(2, steps=WORTH_MEASURING)
     with pytest.raises(OutOfMemory) as caught:
         made.choose_for([batch], fast)
     assert caught.value.batch is batch

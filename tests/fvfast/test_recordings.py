@@ -26,13 +26,12 @@ STILL = replace(RECIPES["default"], steps=5, redirect=0)
 class Net(nn.Module):
     """Two layers, the second behind a ReLU."""
 
-    def __init__(self, bias=0.0):
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.act = nn.ReLU()
         self.out = nn.Conv2d(8, 6, 3, stride=2)
-        self.stem.bias.data[:] += bias
 
     def forward(self, x):
         return self.out(self.act(self.stem(x))).mean((2, 3))
@@ -102,8 +101,8 @@ def both(targets, recipe=STILL, size=2, net=None, generator=None, frames=frozens
         assert one.history.isfinite().all()
         assert one.history.equal(other.history)
         assert one.image.canvas().equal(other.image.canvas())
-        opacities = one.image.alpha(), other.image.alpha()
-        assert opacities[0] is opacities[1] is None or opacities[0].equal(opacities[1])
+        mine, theirs = one.image.alpha(), other.image.alpha()
+        assert mine is theirs if mine is None or theirs is None else mine.equal(theirs)
     return apart, together, graphs
 
 
@@ -183,7 +182,7 @@ class Dead(Net):
 
     def __init__(self):
         super().__init__()
-        self.stem.bias.data[1:3] -= 9
+        self.stem.get_parameter("bias").data[1:3] -= 9
 
 
 def test_a_batch_that_is_done_keeps_its_image_while_the_next_is_made():
