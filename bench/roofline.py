@@ -1,6 +1,6 @@
 """What a network's forward and backward pass must compute and move, layer by layer, and how long a card needs for it.
 
-Counted from the recorded network (`fvfast.tape`), so that every operation is there with its shapes. Four ways to run it:
+Counted from the recorded network (`fvfast.tape`), with every operation and its shapes. Four ways to run it:
 
     modules     every operation in a pass of its own: convolution, bias, activation; masks, sums of gradients
     recorded    padding, convolution, bias and ReLU in one kernel forwards (ReLU6's upper bound apart, and all of it at

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -103,7 +103,8 @@ class Chooser:
             return self._asked(trial)
         key = self._key(view, names)
         known = self.remembered.get(key)
-        ms, seconds, refused = ({**known.get(part, {})} for part in ("ms", "seconds", "refused"))
+        ms, seconds = (_entries(known, part, (int, float)) for part in ("ms", "seconds"))
+        refused = _entries(known, "refused", str)
         plain = [name for name in (MODULES, TUNED, RECORDED) if name not in ms and name not in refused]
         if plain and steps < WORTH_MEASURING:
             return Form(MODULES, "too few steps to measure other forms")
@@ -189,6 +190,16 @@ def quickest(ms: dict[str, float], seconds: dict[str, float], steps: int) -> str
     return best
 
 
+def _entries(known: dict[str, Any], part: str, kind: Any) -> dict[str, Any]:
+    """What is remembered of each form; a file that others may have changed is not trusted."""
+    found = known.get(part)
+    return (
+        {name: v for name, v in found.items() if name in FORMS and isinstance(v, kind)}
+        if isinstance(found, dict)
+        else {}
+    )
+
+
 _NO_MEMORY = "memory ran out while it was tried"
 
 
@@ -262,7 +273,7 @@ def timed_alone(run: Run, view: Tensor, tuned: bool) -> float:
 def alone(work: Callable[[], T]) -> T:
     """`work()`, in a thread of its own.
 
-    cuDNN keeps by thread the plans that it has found, and takes the first for a shape: one form must not meet another's.
+    cuDNN keeps by thread the plans that it finds, and takes the first for a shape: one form must not meet another's.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()

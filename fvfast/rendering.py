@@ -20,12 +20,12 @@ from fvfast.generators import PREFIX, Generator
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import interpolated
-from fvfast.plans import ImagePlan, Keep
+from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.seeded import GIVEN, picture
-from fvfast.session import Session, shared_settings
+from fvfast.session import Session
 
 SMALLEST = 16  # pixels; the kernels' smallest canvas
 LARGEST = 1024

@@ -25,9 +25,8 @@ from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
 from fvfast.optimize import OutOfMemory, crew_size, give_back_blocks, layers_of, run
-from fvfast.plans import ImagePlan, Keep
+from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview, Watch
-from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render, notes
 from fvfast.step import Batch
 from fvfast.subjects import Subject, subject
@@ -395,17 +394,6 @@ def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
     with torch.no_grad():
         last = (batch.image.picture()[row].clamp(0, 1) * 255).round().byte().cpu()
     return [*kept, (done, last)]
-
-
-def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
-    """What images must have in common to be optimised in one tensor."""
-    in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
-    views = "basis" if in_basis and recipe.views.in_basis else recipe.views
-    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip, recipe.shared)
-    same += (bool(recipe.alpha), bool(recipe.start), recipe.redirect, recipe.patience, recipe.tolerance)
-    # Spectra may differ in their envelopes; phases share one magnitude.
-    magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
-    return (*same, magnitude, views)
 
 
 def _device_name(device: torch.device) -> str:

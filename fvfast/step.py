@@ -113,10 +113,11 @@ class Step:
         self.history = torch.full(batch.table.shape[:2], float("nan"), device=device)  # [steps, B]
         self._start, self._lr = parameter.detach().clone(), self.lr.clone()
         self._compared = _Compared(batch, tap)
-        self._advance = self._fused() or self._by_autograd
+        # Nothing here refers back to the step: a cycle would keep its memory until Python looks for cycles.
+        self._advance = self._fused() or Step._by_autograd
 
     def __call__(self) -> None:
-        value = self._advance()  # [B]
+        value = self._advance(self)  # [B]
         self.history.index_copy_(0, self.count.long(), value.detach()[None])
         self.count += 1
         if self.batch.patience:
@@ -170,7 +171,7 @@ class Step:
         self.reset()
         return True
 
-    def _fused(self) -> Callable[[], Tensor] | None:
+    def _fused(self) -> Callable[[Step], Tensor] | None:
         """A step around the network in four launches, where the image's views are evaluated in its Fourier basis."""
         image = self.image
         looks_at_canvas = any(not leaf.layers for objective, _ in self.batch.objectives for leaf in objective.leaves())
@@ -180,13 +181,13 @@ class Step:
         buffers = image.buffers()
         spectrum, envelope = self.parameter.detach(), image.envelope
 
-        def advance() -> Tensor:
-            synthesize_into(buffers, spectrum, envelope, self._views, self.count)
+        def advance(step: Step) -> Tensor:
+            synthesize_into(buffers, spectrum, envelope, step._views, step.count)
             view = buffers.view.detach().requires_grad_()  # [B, 3 or 4, R, R]
-            value = self._value(view, lambda: self.table.index_select(0, self.count)[0])
+            value = step._value(view, lambda: step.table.index_select(0, step.count)[0])
             (gradient,) = torch.autograd.grad(-value.sum(), view)  # Adam minimises
             synthesize_adjoint_adam_(
-                buffers, gradient, spectrum, self.exp_avg, self.exp_avg_sq, self.lr, envelope, self._views, self.count
+                buffers, gradient, spectrum, step.exp_avg, step.exp_avg_sq, step.lr, envelope, step._views, step.count
             )
             return value
 

@@ -262,6 +262,17 @@ def test_a_damaged_memory_is_an_empty_one(tmp_path, content):
     assert Remembered(path).get("b") == {"x": 1}
 
 
+def test_a_memory_that_was_changed_is_measured_again(tmp_path):
+    chooser(tmp_path, Clock(modules=2.0, tuned=1.5, recorded=1.0))(WORTH_MEASURING)
+    path = tmp_path / "networks.json"
+    (key,) = json.loads(path.read_text())
+    for entry in ({"ms": [1]}, {"ms": {"modules": "fast", "other": 0.1}, "refused": 3}, []):
+        path.write_text(json.dumps({key: entry}))
+        clock = Clock(modules=1.0, tuned=2.0, recorded=3.0)
+        assert chooser(tmp_path, clock)(WORTH_MEASURING).name == "modules"
+        assert len(clock.asked) == 3
+
+
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
     remembered = Remembered(tmp_path / "file" / "networks.json")
