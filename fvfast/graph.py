@@ -157,7 +157,7 @@ class Recording:
                     raise
                 self.graph.wait()
                 self._refused = True
-                reason = str(error).strip().splitlines()[0][:120]
+                reason = _reason(error)
                 self.notify(f"this network cannot be captured as a CUDA graph ({reason}); running it step by step")
         step.reset()
 
@@ -175,3 +175,10 @@ def record(
     return Recording(
         step, notify, graphs(step.parameter.device, step.tap.form_for(step.names, len(step.batch.rows)).tuned)
     )
+
+
+def _reason(error: BaseException) -> str:
+    """CUDA's reason for not capturing: what went wrong first, its first sentence. Ending a broken capture fails too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")

@@ -61,9 +61,9 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        replaced = self.lowered(image, wanted) if image.device.type == "cpu" else self.replaced(image, wanted)
+        replaced = self.replaced(image, wanted) if image.is_cuda else self.lowered(image, wanted)
         found = self.tap(wanted)(image, wanted) if replaced is None else dict(zip(wanted, replaced(image), strict=True))
-        if image.device.type != "cpu":
+        if image.is_cuda:
             keep_layout(found.values())
         return found
 

@@ -245,8 +245,8 @@ def check_network(network: str, device: torch.device) -> None:
     """Raise FvfastError where a network cannot run in the form that is asked for on a device."""
     if network not in NETWORKS:
         raise FvfastError(f"unknown network form {network!r}; there are {', '.join(NETWORKS)}")
-    if network != AUTO and device.type == "cpu":
-        raise FvfastError(f"--network {network} is for a GPU: on a CPU the network runs as fused operations")
+    if network != AUTO and device.type != "cuda":
+        raise FvfastError(f"--network {network} is for an NVIDIA GPU: leave it out with --device {device.type}")
 
 
 def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ class Session:
     ) -> None:
         self.job, self.plan, self.keep = job, list(plan), keep or Keep()
         self.progress, self.stop, self.notify = progress, stop, notify
-        self.on_cpu = job.device.type == "cpu"
+        self.on_cpu, self.on_gpu = job.device.type == "cpu", job.device.type == "cuda"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
         self.size = batch or 1
         self.probe = batch is None and probes(job.device) and len(self.plan) > 1
@@ -73,10 +74,13 @@ class Session:
         # depend on its company, it never is; nor would it gain anything there.
         wide = job.device.type == "cuda" and job.dtype != torch.float32
         make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide)
-        fast = make() if self.on_cpu else job.recordings.fast((tuple(wanted), wide, self.network), make)
+        fast = job.recordings.fast((tuple(wanted), wide, self.network), make) if self.on_gpu else make()
         self.channels = fast.channels
         with contextlib.ExitStack() as stack:
-            stack.callback(self._leave, fast)
+            if not self.on_gpu:
+                stack.enter_context(fast)
+            elif not self.lasting:
+                stack.callback(job.recordings.close)
             judge = stack.enter_context(Tap(job.module, job.layers, wanted))
             if self.probe:
                 self.size = self._largest(fast)
@@ -88,7 +92,7 @@ class Session:
             give_back_blocks()
             result = self._judged(begun, judge, seconds)
             result.form, result.form_why = fast.form
-            if not self.on_cpu:
+            if self.on_gpu:
                 result.specs = [{**spec, "form": result.form} for spec in result.specs]
         give_back_blocks()
         waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
@@ -98,13 +102,6 @@ class Session:
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
         return result
-
-    def _leave(self, fast: prepare.Fast) -> None:
-        """Free what no other render will take over."""
-        if self.on_cpu:
-            fast.__exit__()
-        elif not self.lasting:
-            self.job.recordings.close()
 
     def _judged(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
         try:
@@ -133,13 +130,18 @@ class Session:
             notify = self._once()
             try:
                 self._ready(batches, tap, judge)
-                kept = None if self.on_cpu else self.job.recordings
-                workers, threads = self.workers, self.threads
-                begun = run(batches, tap, workers=workers, threads=threads, poll=poll, notify=notify, recordings=kept)
+                kept = self.job.recordings if self.on_gpu else None
+                crew = {"workers": self.workers, "threads": self.threads}
+                begun = run(batches, tap, poll=poll, notify=notify, recordings=kept, **crew)
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
                 self._shrink(error, len(batches))
+            # What did not fit is in a cycle with the error's trace; the next batches need its memory.
+            del batches, poll
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _ready(self, batches: Sequence[Batch], tap: prepare.Fast, judge: Tap) -> None:
         """Have the network ready in every form that the batches will ask for (`fvfast.lowering`, `fvfast.choosing`)."""
@@ -149,7 +151,7 @@ class Session:
             shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
             if names:
                 tap.ready(shape, self.job.dtype, names)
-        if not self.on_cpu:
+        if self.on_gpu:
             from fvfast.choosing import Chooser
 
             model = self.job.model
@@ -172,8 +174,6 @@ class Session:
     def _shrink(self, error: OutOfMemory, batches: int) -> None:
         """Have at most half as many images in the works at a time as when memory ran out."""
         self.job.recordings.release()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         width = len(error.batch.rows)
         if width > 1 and self.size > 1:
             half = max(1, min(self.workers, batches) * width // 2)
@@ -315,7 +315,7 @@ class Session:
             recipes=[image.recipe for image in kept],
             specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
             model=job.model.name,
-            device=_device_name(job.device),
+            device=torch.cuda.get_device_name(job.device) if self.on_gpu else job.device.type,
             path=fvfast_kernels.describe(job.device)["backend"],
             dtype=str(job.dtype).removeprefix("torch."),
             size=job.size,
@@ -394,7 +394,3 @@ def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
     with torch.no_grad():
         last = (batch.image.picture()[row].clamp(0, 1) * 255).round().byte().cpu()
     return [*kept, (done, last)]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -172,7 +172,7 @@ class Step:
         return True
 
     def _fused(self) -> Callable[[Step], Tensor] | None:
-        """A step around the network in four launches, where the image's views are evaluated in its Fourier basis."""
+        """A step around the network in five launches, where the image's views are evaluated in its Fourier basis."""
         image = self.image
         looks_at_canvas = any(not leaf.layers for objective, _ in self.batch.objectives for leaf in objective.leaves())
         # A subclass of Fourier makes its spectrum out of another parameter, to which autograd knows the way.

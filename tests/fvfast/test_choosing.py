@@ -292,7 +292,7 @@ def test_the_memory_lies_in_the_users_cache(monkeypatch, tmp_path):
     ("network", "device", "message"),
     [
         ("fast", "cuda", "unknown network form 'fast'; there are auto, modules, tuned, recorded, compiled"),
-        ("compiled", "cpu", "--network compiled is for a GPU: on a CPU the network runs as fused operations"),
+        ("compiled", "cpu", "--network compiled is for an NVIDIA GPU: leave it out with --device cpu"),
     ],
 )
 def test_forms_that_there_are_not(network, device, message):
