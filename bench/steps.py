@@ -21,13 +21,14 @@ from fvfast.expressions import Context
 from fvfast.job import Job
 from fvfast.lucent_style import lucent_style
 from fvfast.models import Model
-from fvfast.objectives import Channel, together
+from fvfast.objectives import Channel
 from fvfast.optimize import layers_of
 from fvfast.plans import ImagePlan
 from fvfast.prepare import Fast, prepare
 from fvfast.recipes import RECIPES
 from fvfast.session import Session
 from fvfast.step import Batch, Step
+from fvfast.together import Together
 
 GATE_STEPS = 8
 # Exact mode makes views to 2e-6; the interpreted kernels' objectives stay within 1e-3 over eight steps
@@ -147,7 +148,7 @@ def _network(step: Step) -> Callable[[], torch.Tensor]:
     batch: Batch = step.batch
     tap: Fast = step.tap
     view = batch.image.view(step.table[0]).detach().requires_grad_()
-    objective = together(batch.objectives)
+    objective = Together(batch.objectives)
 
     def run() -> torch.Tensor:
         value = objective(Context(tap(view, step.names), layers=tap.layers))

@@ -13,6 +13,7 @@ from torch import nn
 
 from fvfast import blobs, models, rendering
 from fvfast.errors import FvfastError
+from fvfast.forms import AUTO
 from fvfast.identity import weights_digest
 from fvfast.job import Job
 from fvfast.models import Model
@@ -95,6 +96,7 @@ def atlas(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    network: str = AUTO,
     weights: str = "default",
     image_format: str = "png",
     progress: Callable[[AtlasProgress], None] | None = None,
@@ -103,7 +105,8 @@ def atlas(
 ) -> AtlasResult:
     """Render many features into a store; what is there already is skipped.
 
-    model, weights, recipe, image, size, steps, seed, copies, lr, device, dtype, threads: as for `fvfast.render`.
+    model, weights, recipe, image, size, steps, seed, copies, lr, device, dtype, threads, network: as for
+        `fvfast.render`.
     layers, channels, everything: as for `fvfast.selection.features`: names or patterns; "0-63"; the whole network.
     store: its folder, made where it is missing. engine: "local", or "ray", which spreads batches over a cluster;
     address: of the cluster (default: RAY_ADDRESS, else one that runs on this machine, else a new one).
@@ -119,6 +122,7 @@ def atlas(
         preset = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
         canvas = rendering.canvas_size(preset, size, loaded)
         here, there = place.devices(device)
+        rendering.check_network(network, there)
         job = Job(loaded, here, rendering.pick_dtype(dtype, there), canvas, preset.view if preset else None)
         named = [layers] if isinstance(layers, str) else layers
         chosen = features(job.module, job.layers, loaded.name, named, channels, everything)
@@ -126,7 +130,8 @@ def atlas(
         plan = _plan(chosen, range(seed, seed + copies), recipe, changes)
         for name in {planned.recipe.image for planned in plan}:
             job.kind(name)  # a generator that is not there is told of before any work is done
-        work = Work(job, there, weights_digest(loaded), Options(batch, threads, image_format=image_format), plan)
+        options = Options(batch, threads, image_format=image_format, network=network)
+        work = Work(job, there, weights_digest(loaded), options, plan)
         with Store(store, write=True) as kept:
             return fill(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify or _silent)
 

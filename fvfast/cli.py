@@ -17,7 +17,7 @@ import typer
 
 from fvfast import cli_store
 from fvfast.cli_activations import activation_atlas
-from fvfast.cli_atlas import atlas, examples
+from fvfast.cli_atlas import Network, atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
 from fvfast.cli_look import doctor, layers, models
@@ -122,6 +122,7 @@ def render(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
+    network: Network = "auto",
     weights: Weights = "default",
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("renders"),
     every: Annotated[int | None, typer.Option(help="Also keep a snapshot every so many steps.")] = None,
@@ -178,6 +179,7 @@ def render(
             batch=batch,
             device=device,
             threads=threads,
+            network=network,
             every=every,
             snapshots=after or (keeping.SNAPSHOTS if kept else ()),
             frames=FRAMES if video is not None else 0,
@@ -318,7 +320,9 @@ def _table(console: Console, result: Render, paths: list[Path]) -> None:
         f"{result.steps / result.seconds:.1f} steps/s, {result.device}, {result.path} path, {result.dtype}",
         style="dim",
     )
-    if result.device == "cpu" and result.form != "fused":
+    if result.device != "cpu":
+        console.print(f"the network ran as {result.form} ({result.form_why})", style="dim")
+    elif result.form != "fused":
         console.print(f"the network ran as its own modules, slower: {result.form_why}", style="dim")
     stages = [f"{name} {seconds:.1f} s" for name, seconds in result.stages.items() if seconds >= 0.05]
     console.print(", ".join(stages), style="dim")

@@ -19,6 +19,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
+Network = Annotated[
+    str, typer.Option(help="Its form on a GPU: modules, tuned, recorded, compiled, or auto: whichever is fastest.")
+]
 StoreFolder = Annotated[Path, typer.Option("--store", metavar="DIR", help="The store's folder.")]
 
 
@@ -45,6 +48,7 @@ def atlas(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
+    network: Network = "auto",
     weights: Weights = "default",
     image_format: Annotated[str, typer.Option("--format", help="Of the images: png or webp, both lossless.")] = "png",
     as_json: Json = False,
@@ -74,6 +78,7 @@ def atlas(
             device=device,
             dtype=dtype,
             threads=threads,
+            network=network,
             weights=weights,
             image_format=image_format,
             progress=board.advance,

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class Cluster:
         threads = crew_size(work.options.threads)[1]  # as many for an image as on this machine: the same last bits
         # A lost worker's task is done again, however often that happens: nothing of it was written.
         remote = ray.remote(num_cpus=1 if on_gpu else threads, num_gpus=1 if on_gpu else 0, max_retries=-1)(_task)
-        options = Options(work.options.batch, threads, None if on_gpu else 1, work.options.image_format)
+        options = replace(work.options, threads=threads, workers=None if on_gpu else 1)
         # The model goes through Ray's own memory: a node needs neither its weights nor a disk in common.
         model = ray.put(work.job.model)
         job, known = work.job, work.job.model

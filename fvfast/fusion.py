@@ -133,8 +133,8 @@ def _packed(weight: Tensor, plan: Convolution, padding: list[int], shape: Sequen
 # The pass --------------------------------------------------------------------------------------------------
 
 
-def fuse(tape: Tape, dtype: torch.dtype) -> Tape:
-    """The same tape with every convolution of constant weights as one operation with what surrounds it.
+def fuse(tape: Tape, dtype: torch.dtype, kind: type[Convolution] = Convolution) -> Tape:
+    """The same tape with every convolution of constant weights as one operation, of a `kind`, with what surrounds it.
 
     What is fused depends on the tape alone, and the tape on the wanted outputs: a convolution whose own output is
     wanted keeps it.
@@ -146,7 +146,7 @@ def fuse(tape: Tape, dtype: torch.dtype) -> Tape:
     fused: dict[int, Op] = {}  # by the place of the output
     plans: dict[int, Convolution] = {}
     for op in tape.ops:
-        plan = _convolution(op, dtype)
+        plan = _convolution(op, dtype, kind)
         if plan is None:
             continue
         (source,), (out,) = op.inputs, op.out
@@ -168,7 +168,7 @@ def fuse(tape: Tape, dtype: torch.dtype) -> Tape:
     return Tape(tuple(ops), tape.outputs, tape.shapes)
 
 
-def _convolution(op: Op, dtype: torch.dtype) -> Convolution | None:
+def _convolution(op: Op, dtype: torch.dtype, kind: type[Convolution]) -> Convolution | None:
     """An operation as a convolution of planes with constant weights, if it is one."""
     if op.call is not aten.convolution.default:
         return None
@@ -178,7 +178,7 @@ def _convolution(op: Op, dtype: torch.dtype) -> Convolution | None:
     if transposed or weight.dim() != 4 or weight.dtype != dtype:
         return None
     stride, padding, dilation = (list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-    return Convolution(weight.detach(), None if bias is None else bias.detach(), stride, padding, dilation, groups)
+    return kind(weight.detach(), None if bias is None else bias.detach(), stride, padding, dilation, groups)
 
 
 def _absorb(plan: Convolution, op: Op) -> bool:

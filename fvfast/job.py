@@ -21,6 +21,7 @@ from fvfast.phase import Phase
 from fvfast.photographs import square
 from fvfast.pyramid import Pyramid
 from fvfast.recipes import Recipe
+from fvfast.recordings import Recordings
 from fvfast.seeded import GIVEN
 
 PARAMETERISATIONS: dict[str, Kind] = {
@@ -42,6 +43,7 @@ class Job:
         self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
         self.generators: dict[str, Generator] = {}
         self.pictures: dict[str, Tensor] = {}
+        self.recordings = Recordings()  # what a render on a GPU leaves for the next, if it is meant to
 
     def kind(self, image: str) -> Kind:
         """The parameterisation that a recipe's `image` names."""

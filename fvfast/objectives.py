@@ -9,7 +9,7 @@ other, mean what algebra says and build new objectives; the operands stay as the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -57,13 +57,16 @@ class Neuron(OnLayer):
 
     def value(self, context: Context) -> Tensor:
         maps = context[self.layer]  # [B, C, H, W]
-        known = context.layers.get(self.layer)
-        height = known.height if known and known.height else maps.shape[-2]
-        width = known.width if known and known.width else maps.shape[-1]
+        row, column = self.place(context.layers.get(self.layer), maps.shape[-2:])
+        return maps[:, self.channel, row, column]  # [B]
+
+    def place(self, layer: Layer | None, grid: torch.Size) -> tuple[int, int]:
+        """Where the position lies in the last two axes of the layer's activations, whose sizes `grid` has."""
+        height = layer.height if layer and layer.height else grid[0]
+        width = layer.width if layer and layer.width else grid[1]
         y = height // 2 if self.y is None else self.y
         x = width // 2 if self.x is None else self.x
-        row, column = known.position(y, x) if known else (y, x)
-        return maps[:, self.channel, row, column]  # [B]
+        return layer.position(y, x) if layer else (y, x)
 
     @property
     def label(self) -> str:
@@ -116,7 +119,7 @@ class Direction(OnLayer):
         return dot.mean((-2, -1))
 
     def on(self, device: torch.device) -> Objective:
-        return Direction(self.layer, self.vector.to(device), self.power)
+        return Direction(self.layer, self.vector.to(device, copy=True), self.power)
 
     @property
     def label(self) -> str:
@@ -264,44 +267,3 @@ def l2(middle: float = 0.5) -> Objective:
 def blur(sigma: float = 1.0) -> Objective:
     """Mean square distance between the image and its Gaussian blur (sigma in pixels). Subtract it."""
     return Blur(sigma)
-
-
-# Many at once ----------------------------------------------------------------------------------------------
-
-
-def together(objectives: Sequence[tuple[Objective, int]]) -> Callable[[Context], Tensor]:
-    """One function for a batch whose images have different objectives.
-
-    objectives: (objective, number of images) in the order of the batch. Plain channels, the common case, are read
-    with one gather a layer; the others each look at their own images. The function gives a tensor [B].
-    """
-    starts = [0]
-    for _, count in objectives:
-        starts.append(starts[-1] + count)
-    gathers: dict[str, list[tuple[int, int]]] = {}
-    others: list[tuple[Objective, int, int]] = []
-    for (objective, count), start in zip(objectives, starts, strict=False):
-        if isinstance(objective, Channel):
-            gathers.setdefault(objective.layer, []).extend((start + i, objective.channel) for i in range(count))
-        else:
-            others.append((objective, start, start + count))
-    order = [row for pairs in gathers.values() for row, _ in pairs]
-    order += [row for _, start, stop in others for row in range(start, stop)]
-    places = torch.tensor(order).argsort()
-    gathered = {name: torch.tensor(pairs).T for name, pairs in gathers.items()}
-    # Moved to the activations' device at the first call: a copy from the host cannot be part of a CUDA graph.
-    moved: dict[torch.device, tuple[Tensor, dict[str, Tensor]]] = {}
-
-    def value(context: Context) -> Tensor:
-        parts: list[Tensor] = []
-        device = context.device
-        if device not in moved:
-            moved[device] = places.to(device), {name: index.to(device) for name, index in gathered.items()}
-        at, indices = moved[device]
-        for name, (rows, channels) in indices.items():
-            parts.append(context.raw(name)[rows, channels].float().mean((-2, -1)))
-        for objective, start, stop in others:
-            parts.append(objective.value(context.rows(start, stop)).expand(stop - start))
-        return torch.cat(parts)[at]  # [B]
-
-    return value

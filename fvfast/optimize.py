@@ -20,11 +20,10 @@ import torch
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.prepare import Fast
+from fvfast.recordings import Recorder, Recordings
 from fvfast.step import Batch, Step
 
 STRIDE = 16
-
-Recorder = Callable[[Step, Callable[[str], None]], tuple[Callable[[], None], Callable[[], None]]]
 
 
 def stride_on(device: torch.device) -> int:
@@ -38,40 +37,53 @@ def ascend(
     stopped: Callable[[], bool],
     notify: Callable[[str], None] = lambda _: None,
     recorder: Recorder | None = None,
+    recordings: Recordings | None = None,
 ) -> None:
     """Take the batch's steps, or as many as there is time for until `stopped()`.
 
     recorder: turns a step into something faster that does the same, such as `graph.record`, which is the default on
-    a GPU. Raises FvfastError where an objective is not a number, or does not depend on the image.
+    a GPU. recordings: where what it made is kept for the next batch; without them, it is freed in the end.
+    Raises FvfastError where an objective is not a number, or does not depend on the image.
     """
-    step = Step(batch, tap)
-    stride = stride_on(batch.image.parameter.device)
-    advance: Callable[[], None] = step
-    release: Callable[[], None] = lambda: None  # noqa: E731
     if batch.image.parameter.is_cuda:
         from fvfast import graph
 
         recorder = recorder or graph.record
-    if recorder:
-        advance, release = recorder(step, notify)
+    if recorder is None:
+        _take(batch, Step(batch, tap), stopped)
+        return
+    kept = recordings or Recordings()
+    try:
+        recording = kept.recording(batch, tap, notify, recorder)
+        _take(batch, recording.step, stopped, recording.advance)
+    finally:
+        if recordings:
+            kept.part(batch)
+        else:
+            kept.close()
+
+
+def _take(batch: Batch, step: Step, stopped: Callable[[], bool], advance: Callable[[], None] | None = None) -> None:
+    """The loop. advance: takes a step that was recorded; None for `step` itself."""
+    stride = stride_on(batch.image.parameter.device)
+    go = advance or step
     started = time.perf_counter()
     try:
         batch.keep()
         while not batch.finished and not stopped():
             until = batch.until(min(batch.done + stride, batch.steps))
             for _ in range(until - batch.done):
-                advance()
-            if not recorder and batch.done == 0 and step.wake():
+                go()
+            if advance is None and batch.done == 0 and step.wake():
                 step.reset()
                 for _ in range(until):
-                    advance()
+                    go()
             step.publish(until)
             if batch.watch:
                 batch.watch(batch)
             batch.keep()
     finally:
         batch.seconds["loop"] = time.perf_counter() - started
-        release()
 
 
 # Workers ---------------------------------------------------------------------------------------------------
@@ -94,10 +106,12 @@ def run(
     poll: Callable[[], bool],
     notify: Callable[[str], None] = lambda _: None,
     interval: float = 0.1,
+    recordings: Recordings | None = None,
 ) -> list[Batch]:
     """Ascend every batch, `workers` at a time, each with `threads` threads inside its operations.
 
     poll: called from this thread a few times a second; returning True asks all to stop after their step.
+    recordings: what batches one after the other take over from each other; for one worker only.
     Returns the batches that were begun, in order; those that met an FvfastError hold it. Raises any other error of
     a batch; OutOfMemory names its batch.
     """
@@ -116,7 +130,7 @@ def run(
                 batch = queue.popleft()
                 begun.append(batch)
             try:
-                ascend(batch, tap, stop.is_set, notify)
+                ascend(batch, tap, stop.is_set, notify, recordings=recordings)
             except FvfastError as error:
                 batch.error = error
             except BaseException as error:  # handed to the caller's thread

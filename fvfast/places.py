@@ -72,6 +72,19 @@ class Here:
     ) -> Generator[Chunk]:
         workers = crew_size(work.options.threads)[0] if work.device.type == "cpu" else 1
         pace = Pace(workers, work.options.batch or (1 if work.device.type == "cpu" else LARGEST // 2))
+        try:
+            yield from self._chunks(work, pace, partly, stop, notify)
+        finally:
+            work.job.recordings.close()
+
+    def _chunks(
+        self,
+        work: Work,
+        pace: Pace,
+        partly: Callable[[float], None],
+        stop: Callable[[], bool],
+        notify: Callable[[str], None],
+    ) -> Generator[Chunk]:
         for group in together(work):
             at = 0
             while at < len(group) and not stop():
@@ -83,7 +96,16 @@ class Here:
 
                 started = time.perf_counter()
                 options = work.options
-                yield produce(work.job, chunk, work.weights, options, progress=share, stop=stop, notify=notify)
+                yield produce(
+                    work.job,
+                    chunk,
+                    work.weights,
+                    options,
+                    progress=share,
+                    stop=stop,
+                    notify=notify,
+                    left=len(group) - at,
+                )
                 pace.learn(len(chunk), time.perf_counter() - started)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from fvfast.expressions import Objective
 from fvfast.recipes import Recipe
@@ -41,3 +42,14 @@ class Keep:
         return (
             frozenset(round(i * steps / (self.frames - 1)) for i in range(self.frames)) if self.frames else frozenset()
         )
+
+
+def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
+    """What images must have in common to be optimised in one tensor."""
+    in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
+    views = "basis" if in_basis and recipe.views.in_basis else recipe.views
+    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip, recipe.shared)
+    same += (bool(recipe.alpha), bool(recipe.start), recipe.redirect, recipe.patience, recipe.tolerance)
+    # Spectra may differ in their envelopes; phases share one magnitude.
+    magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
+    return (*same, magnitude, views)

@@ -6,7 +6,7 @@ import copy
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fvfast.distances import distance
 from fvfast.errors import Fault
+from fvfast.forms import MODULES, Form
 from fvfast.layers import UNFOLDED, Layer, Tap, watched
 from fvfast.lowering import lower
 from fvfast.reverse import Reversible
@@ -50,6 +51,7 @@ class Fast:
         self.plain = Tap(plain, layers, wanted) if unfit else None
         self.layers = self.folded.layers
         self.refusals: list[str] = []  # why something could not be fused
+        self.forms: dict[tuple[tuple[str, ...], int], Form] = {}  # on a GPU: by layers and number of images
         self._lowered: dict[Any, Reversible | None] = {}
         self._lowering = threading.Lock()
 
@@ -59,8 +61,11 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        lowered = self.lowered(image, wanted)
-        return self.tap(wanted)(image, wanted) if lowered is None else dict(zip(wanted, lowered(image), strict=True))
+        replaced = self.replaced(image, wanted) if image.is_cuda else self.lowered(image, wanted)
+        found = self.tap(wanted)(image, wanted) if replaced is None else dict(zip(wanted, replaced(image), strict=True))
+        if image.is_cuda:
+            keep_layout(found.values())
+        return found
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
         """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
@@ -72,6 +77,19 @@ class Fast:
         """The copy that serves these layers."""
         fit = self.plain is None or self.unfit.isdisjoint(names)
         return self.folded if fit or self.plain is None else self.plain
+
+    def form_for(self, names: Collection[str], images: int) -> Form:
+        """The form that was chosen for these layers and a batch of so many images on a GPU."""
+        return self.forms.get((tuple(names), images), Form(MODULES))
+
+    def replaced(self, image: Tensor, names: Sequence[str]) -> Callable[[Tensor], list[Tensor]] | None:
+        """What stands for the modules on a GPU for such an image; None where they run themselves.
+
+        They do without a gradient, and where a mode catches functions, which would see nothing of what is replayed.
+        """
+        if not image.requires_grad or not torch.is_grad_enabled() or torch._C._len_torch_function_stack() > 0:
+            return None
+        return self.form_for(names, len(image)).run
 
     def lowered(self, image: Tensor, names: Sequence[str]) -> Reversible | None:
         """The network as the fused operations that run for such an image, where it can be had as such and they may.
@@ -104,7 +122,11 @@ class Fast:
 
     @property
     def form(self) -> tuple[str, str]:
-        """("fused", "") where everything so far ran as fused operations, else ("modules", why)."""
+        """How the network ran so far, and why: on a GPU the forms of its batches, on a CPU "fused" or "modules"."""
+        if self.forms:
+            names = dict.fromkeys(form.name for form in self.forms.values())
+            reasons = dict.fromkeys(form.why for form in self.forms.values() if form.why)
+            return ", ".join(names), "; ".join(reasons)
         if self.refusals:
             return "modules", self.refusals[0]
         return ("fused", "") if self._lowered else ("modules", "only what runs on a CPU is fused")
@@ -116,6 +138,17 @@ class Fast:
         self.folded.close()
         if self.plain is not None:
             self.plain.close()
+
+
+def keep_layout(activations: Iterable[Tensor]) -> None:
+    """Have the gradients of activations [B, C, H, W] come with channels last where they themselves do.
+
+    What an objective makes of them is often a mean, whose gradient has every stride 0 or the other order: cuDNN would
+    bring it into its own at every convolution that meets it, where once is enough.
+    """
+    for activation in activations:
+        if activation.requires_grad and activation.is_contiguous(memory_format=torch.channels_last):
+            activation.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
 
 
 def prepare(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fvfast import keeping, targets
 from fvfast.errors import FvfastError, is_out_of_memory
+from fvfast.forms import AUTO
 from fvfast.identity import render_key
 from fvfast.job import Job
 from fvfast.optimize import OutOfMemory
@@ -22,13 +23,14 @@ class Options:
     """How to render, as far as it does not determine what comes out.
 
     batch: images in one tensor, None for what suits the device; threads: for each image on a CPU; workers: images
-    side by side on a CPU, None for what suits the machine. image_format: "png" or "webp".
+    side by side on a CPU, None for what suits the machine. image_format: "png" or "webp". network: its form on a GPU.
     """
 
     batch: int | None = None
     threads: int | None = None
     workers: int | None = None
     image_format: str = "png"
+    network: str = AUTO
 
 
 @dataclass
@@ -61,13 +63,16 @@ def produce(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
     notify: Callable[[str], None] = lambda _: None,
+    left: int = 0,
 ) -> Chunk:
     """Render a chunk and encode what was finished; images that a stop cut short are left out.
 
-    weights: the model's digest. Raises FvfastError where memory does not do even for one image.
+    weights: the model's digest. left: how many images are to follow that are like these. What a GPU has captured
+    stays with the job for them. Raises FvfastError where memory does not do even for one image.
     """
     plan = [dataclasses.replace(image, row=row) for row, image in enumerate(plan)]
     session = Session(job, plan, options.batch, options.threads, None, progress, stop, notify)
+    session.network, session.lasting, session.ahead = options.network, True, 1 + left / max(1, len(plan))
     if options.workers is not None:
         session.workers = options.workers
     try:

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from fvfast import magnitudes, models, photographs, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
+from fvfast.forms import AUTO, NETWORKS
 from fvfast.generators import PREFIX, Generator
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import interpolated
-from fvfast.plans import ImagePlan, Keep
+from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview
 from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render
 from fvfast.seeded import GIVEN, picture
-from fvfast.session import Session, shared_settings
+from fvfast.session import Session
 
 SMALLEST = 16  # pixels; the kernels' smallest canvas
 LARGEST = 1024
@@ -50,6 +51,7 @@ def render(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    network: str = AUTO,
     weights: str = "default",
     start: str | Path | Tensor | None = None,
     alpha: bool = False,
@@ -80,6 +82,8 @@ def render(
     device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
         one, else the CPU in float32.
     threads: processors for each image on a CPU.
+    network: on a GPU, the network's form: "modules", "tuned", "recorded" or "compiled" (docs/performance.md); "auto"
+        measures and remembers which is fastest, so that last bits may differ between machines. `Render.form` says.
     start: a picture to start from instead of noise: a file, or [3, H, W] in 0..1; its middle square is taken.
     alpha: learn an opacity too (phases have one anyway). align: let all images of this call have a component in common.
     interpolate: make so many images on the way from each target to the next, both ends included.
@@ -97,6 +101,7 @@ def render(
     loaded = models.load(model, weights)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
+    check_network(network, where)
     about, after = (snapshots, ()) if isinstance(snapshots, int) else (None, snapshots)
     for name, value, least in (
         ("seed", seed, 0),
@@ -131,7 +136,7 @@ def render(
         plan = _plan(job, target, recipe, magnitude, options, interpolate, seed=seed, copies=copies, **changes)
         keep = Keep(every, about, frozenset(after), frames)
         session = Session(job, plan, batch, threads, keep, progress, stop, notify or (lambda _: None))
-        session.preview = preview
+        session.preview, session.network = preview, network
         session.stages["model"] = time.perf_counter() - started
         return session.render()
     except Exception as error:
@@ -234,6 +239,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         usable = "cpu" + (", cuda" if torch.cuda.is_available() else "")
         raise FvfastError(f"device {str(device)!r} cannot be used here; there is {usable}") from error
     return found
+
+
+def check_network(network: str, device: torch.device) -> None:
+    """Raise FvfastError where a network cannot run in the form that is asked for on a device."""
+    if network not in NETWORKS:
+        raise FvfastError(f"unknown network form {network!r}; there are {', '.join(NETWORKS)}")
+    if network != AUTO and device.type != "cuda":
+        raise FvfastError(f"--network {network} is for an NVIDIA GPU: leave it out with --device {device.type}")
 
 
 def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:

@@ -44,8 +44,8 @@ class Render:
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
-    path: what made the views, "reference" or "triton". form: how the network ran, "fused" (as fused operations,
-    `fvfast.lowering`) or as its own "modules", and form_why.
+    path: what made the views, "reference" or "triton". form: how the network ran, on a CPU "fused" (as fused
+    operations, `fvfast.lowering`) or as its own "modules", on a GPU one of `fvfast.forms`; form_why: the reason.
     interrupted: whether it was stopped early. stages: where the time went, in seconds by name.
     network: what was rendered; subjects: what each image shows; both for `fvfast.keeping`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -16,16 +17,17 @@ from torch import Tensor
 
 from fvfast import prepare, targets
 from fvfast.blending import Shared, Transparent
-from fvfast.errors import FvfastError
+from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
+from fvfast.forms import AUTO
+from fvfast.identity import weights_digest
 from fvfast.images import Frame
 from fvfast.job import Job
 from fvfast.layers import Tap
 from fvfast.memory import largest_batch
 from fvfast.optimize import OutOfMemory, crew_size, give_back_blocks, layers_of, run
-from fvfast.plans import ImagePlan, Keep
+from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview, Watch
-from fvfast.recipes import Recipe
 from fvfast.result import Progress, Render, notes
 from fvfast.step import Batch
 from fvfast.subjects import Subject, subject
@@ -52,7 +54,7 @@ class Session:
     ) -> None:
         self.job, self.plan, self.keep = job, list(plan), keep or Keep()
         self.progress, self.stop, self.notify = progress, stop, notify
-        self.on_cpu = job.device.type == "cpu"
+        self.on_cpu, self.on_gpu = job.device.type == "cpu", job.device.type == "cuda"
         self.workers, self.threads = crew_size(threads) if self.on_cpu else (1, torch.get_num_threads())
         self.size = batch or 1
         self.probe = batch is None and probes(job.device) and len(self.plan) > 1
@@ -61,6 +63,9 @@ class Session:
         self.channels = 3
         self.interrupted = False
         self.preview: Callable[[Preview], None] | None = None
+        self.network = AUTO  # or the form that was asked for
+        # On a GPU: whether others like this one follow, so that what was captured stays; how many times as many images.
+        self.lasting, self.ahead = False, 1.0
 
     def render(self) -> Render:
         job, started = self.job, time.perf_counter()
@@ -68,16 +73,27 @@ class Session:
         # Whether the stem can be widened hangs on everything that is wanted. So on a CPU, where an image must not
         # depend on its company, it never is; nor would it gain anything there.
         wide = job.device.type == "cuda" and job.dtype != torch.float32
-        fast = prepare.prepare(job.module, job.layers, wanted, job.view, job.dtype, wide)
+        make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide)
+        fast = job.recordings.fast((tuple(wanted), wide, self.network), make) if self.on_gpu else make()
         self.channels = fast.channels
-        with fast, Tap(job.module, job.layers, wanted) as judge:
+        with contextlib.ExitStack() as stack:
+            if not self.on_gpu:
+                stack.enter_context(fast)
+            elif not self.lasting:
+                stack.callback(job.recordings.close)
+            judge = stack.enter_context(Tap(job.module, job.layers, wanted))
             if self.probe:
                 self.size = self._largest(fast)
             prepared = time.perf_counter()
-            begun = self._run(fast)
+            begun = self._run(fast, judge)
+            if not self.lasting:
+                job.recordings.release()
             seconds = time.perf_counter() - prepared
             give_back_blocks()
-            result = self._gather(begun, judge, seconds)
+            result = self._judged(begun, judge, seconds)
+            result.form, result.form_why = fast.form
+            if self.on_gpu:
+                result.specs = [{**spec, "form": result.form} for spec in result.specs]
         give_back_blocks()
         waits = {key: sum(b.seconds.get(key, 0.0) for b in begun) for key in ("warm-up", "capture")}
         lowered = self.stages.pop("lower", 0.0)
@@ -85,23 +101,38 @@ class Session:
         self.stages["loop"] = seconds - lowered - sum(waits.values())
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
-        result.form, result.form_why = fast.form
         return result
+
+    def _judged(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
+        try:
+            return self._gather(begun, judge, seconds)
+        except Exception as error:
+            # The judge sees one image at a time; what was kept for the next render may leave no room even for that.
+            if not is_out_of_memory(error) or not self.job.recordings.release():
+                raise
+        torch.cuda.empty_cache()
+        return self._gather(begun, judge, seconds)
 
     def _largest(self, tap: prepare.Fast) -> int:
         """How many images one batch may hold on a GPU. The deepest, twice: what fits for it fits for all."""
         deepest = min(self.plan, key=self._cost)
-        return min(len(self.plan), largest_batch(lambda count: self._batch([deepest] * count), tap, self.job.device))
+        fits, like = self.job.recordings.fits, (*sorted(deepest.objective.layers), shared_settings(deepest.recipe))
+        if like not in fits:
+            self.job.recordings.release()
+            fits[like] = largest_batch(lambda count: self._batch([deepest] * count), tap, self.job.device)
+        return min(len(self.plan), fits[like])
 
-    def _run(self, tap: prepare.Fast) -> list[Batch]:
+    def _run(self, tap: prepare.Fast, judge: Tap) -> list[Batch]:
         """Run every image, with fewer at a time whenever memory runs out."""
         while True:
             batches = list(self.batches())
             poll = functools.partial(self._poll, batches)
             notify = self._once()
             try:
-                self._ready(batches, tap)
-                begun = run(batches, tap, workers=self.workers, threads=self.threads, poll=poll, notify=notify)
+                self._ready(batches, tap, judge)
+                kept = self.job.recordings if self.on_gpu else None
+                crew = {"workers": self.workers, "threads": self.threads}
+                begun = run(batches, tap, poll=poll, notify=notify, recordings=kept, **crew)
                 self._report(batches)
                 return begun
             except OutOfMemory as error:
@@ -112,14 +143,20 @@ class Session:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _ready(self, batches: Sequence[Batch], tap: prepare.Fast) -> None:
-        """Have the network ready in every form that the batches will ask for (`fvfast.lowering`)."""
+    def _ready(self, batches: Sequence[Batch], tap: prepare.Fast, judge: Tap) -> None:
+        """Have the network ready in every form that the batches will ask for (`fvfast.lowering`, `fvfast.choosing`)."""
         started = time.perf_counter()
         for batch in batches:
             names = {name for objective, _ in batch.objectives for name in objective.layers}
             shape = (len(batch.rows), self.channels, self.job.view, self.job.view)
             if names:
                 tap.ready(shape, self.job.dtype, names)
+        if self.on_gpu:
+            from fvfast.choosing import Chooser
+
+            model = self.job.model
+            chooser = Chooser(self.network, judge, lambda: f"{model.name} {weights_digest(model)[:12]}", self.notify)
+            chooser.choose_for(batches, tap, self.ahead, before=self.job.recordings.release)
         give_back_blocks()
         self.stages["lower"] = self.stages.get("lower", 0.0) + time.perf_counter() - started
 
@@ -136,6 +173,7 @@ class Session:
 
     def _shrink(self, error: OutOfMemory, batches: int) -> None:
         """Have at most half as many images in the works at a time as when memory ran out."""
+        self.job.recordings.release()
         width = len(error.batch.rows)
         if width > 1 and self.size > 1:
             half = max(1, min(self.workers, batches) * width // 2)
@@ -145,6 +183,8 @@ class Session:
             self.workers //= 2
         else:
             raise FvfastError(f"memory ran out with one image of {self.job.size} px: use a smaller --size") from error
+        fits = self.job.recordings.fits
+        fits |= {like: min(images, self.size) for like, images in fits.items()}
         count = self.size * self.workers
         self.notify(f"memory ran out: going on with {count} image{'s' if count > 1 else ''} at a time")
 
@@ -226,6 +266,7 @@ class Session:
             patience=recipe.patience,
             tolerance=recipe.tolerance,
             watch=Watch(self.preview) if self.preview else None,
+            settings=shared_settings(recipe),
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -274,7 +315,7 @@ class Session:
             recipes=[image.recipe for image in kept],
             specs=[self._spec(image, name, r["done"]) for image, name, r in zip(kept, names, taken, strict=True)],
             model=job.model.name,
-            device=_device_name(job.device),
+            device=torch.cuda.get_device_name(job.device) if self.on_gpu else job.device.type,
             path=fvfast_kernels.describe(job.device)["backend"],
             dtype=str(job.dtype).removeprefix("torch."),
             size=job.size,
@@ -353,18 +394,3 @@ def _frames(batch: Batch, row: int, done: int) -> list[tuple[int, Tensor]]:
     with torch.no_grad():
         last = (batch.image.picture()[row].clamp(0, 1) * 255).round().byte().cpu()
     return [*kept, (done, last)]
-
-
-def shared_settings(recipe: Recipe) -> tuple[Any, ...]:
-    """What images must have in common to be optimised in one tensor."""
-    in_basis = recipe.image in ("fourier", "phase") and not recipe.alpha
-    views = "basis" if in_basis and recipe.views.in_basis else recipe.views
-    same = (recipe.image, recipe.steps, recipe.view, recipe.gain, recipe.decorrelate, recipe.clip, recipe.shared)
-    same += (bool(recipe.alpha), bool(recipe.start), recipe.redirect, recipe.patience, recipe.tolerance)
-    # Spectra may differ in their envelopes; phases share one magnitude.
-    magnitude = (recipe.magnitude, recipe.noise, recipe.decay) if recipe.image == "phase" else None
-    return (*same, magnitude, views)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

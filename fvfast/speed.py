@@ -21,7 +21,7 @@ from fvfast.expressions import Context
 from fvfast.job import Job
 from fvfast.layers import find
 from fvfast.lucent_style import lucent_style
-from fvfast.objectives import Channel, together
+from fvfast.objectives import Channel
 from fvfast.optimize import crew_size, keep_large_blocks
 from fvfast.plans import ImagePlan
 from fvfast.prepare import prepare
@@ -29,6 +29,7 @@ from fvfast.recipes import RECIPES
 from fvfast.session import Session
 from fvfast.stamps import machine
 from fvfast.step import Step
+from fvfast.together import Together
 
 LAYER = "_blocks.10"  # of the bundled network: two thirds of the way through it
 LUCENT, ONE, SIDE_BY_SIDE = "lucent-style loop", "fvfast, one image", "fvfast, images side by side"
@@ -179,7 +180,7 @@ def _quantiles(samples: list[float]) -> dict[str, float]:
 def _gate(job: Job, step: Step) -> dict[str, Any]:
     """How far from float64 the fast network and the plain one are, in activations and gradient of a view."""
     view = step.image.view(step.table[0]).detach()
-    objective = together(step.batch.objectives)
+    objective = Together(step.batch.objectives)
 
     def value(activations: dict[str, torch.Tensor]) -> torch.Tensor:
         return objective(Context(activations, layers=step.tap.layers))

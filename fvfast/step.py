@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from fvfast_kernels import adam_, synthesize_adjoint_adam_, synthesize_into
@@ -13,11 +14,12 @@ from torch import Tensor
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, Picture, Reference
 from fvfast.images import Fourier, Image, look
-from fvfast.objectives import together
 from fvfast.photographs import square
 from fvfast.plateau import reached
 from fvfast.prepare import Fast
 from fvfast.redirect import Redirection
+from fvfast.refill import pairs
+from fvfast.together import Together
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Batch:
     [B, 3 or 4, H, W] in 8 bits. redirect, patience, tolerance: as in `Recipe`. ended: [B], how many steps each image
     takes; fewer than `steps` once it has reached a plateau. watch: shown the batch as it goes, by the thread that works
     on it. error: why the batch could not go on, where the others can.
+    settings: what a batch has in common with others that a captured step may serve too; None for nothing.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
     """
 
@@ -48,6 +51,7 @@ class Batch:
     patience: int | None = None
     tolerance: float = 0.02
     watch: Callable[[Batch], None] | None = None
+    settings: Any = None
     history: Tensor = field(init=False)
     done: int = 0
     error: FvfastError | None = None
@@ -96,12 +100,14 @@ class Step:
         parameter = batch.image.parameter
         device = parameter.device
         self.batch, self.tap, self.image, self.parameter = batch, tap, batch.image, parameter
-        self.objective = together([(objective.on(device), count) for objective, count in batch.objectives])
+        self.objective = Together(_on(device, batch.objectives))
         self.names = sorted({name for objective, _ in batch.objectives for name in objective.layers})
-        self.table = batch.table.to(device)  # [steps, B, 6]
+        self.table = batch.table.to(device, copy=True)  # [steps, B, 6]
+        self._views = self.table[..., :5].contiguous()  # [steps, B, 5]
         self.lr = batch.lr.to(device).clone()  # [B]; 0 for images that have reached a plateau
         self.ended = batch.ended.to(device).clone()  # [B]
-        self.redirection: Redirection | None = None
+        self.redirection: Redirection | None = None  # what redirects gradients, where it does now
+        self._woken: Redirection | None = None
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(parameter), torch.zeros_like(parameter)
         self.count = torch.zeros(1, dtype=torch.int32, device=device)  # steps taken
         self.history = torch.full(batch.table.shape[:2], float("nan"), device=device)  # [steps, B]
@@ -129,7 +135,40 @@ class Step:
         dead = self.exp_avg_sq.flatten(1).amax(1) == 0  # [B]
         if not bool(dead.any()):
             return False
-        self.redirection = Redirection(dead, self.count, self.batch.redirect)
+        if self._woken is None:
+            self._woken = Redirection(dead, self.count, self.batch.redirect)
+        self._woken.images.copy_(dead)  # in place: a captured step looks there
+        self.redirect(True)
+        return True
+
+    def redirect(self, redirected: bool) -> None:
+        """Whether the next steps redirect the gradients of the images that `wake` found dead."""
+        self.redirection = self._woken if redirected else None
+
+    def take_over(self, batch: Batch) -> bool:
+        """Go on with another batch on the buffers of this one; False, with nothing changed, where it is not alike.
+
+        What was captured of this step then takes the other's. The batch's image becomes the step's own.
+        """
+        mine = self.batch
+        if batch.settings is None or batch.settings != mine.settings or batch.table.shape != mine.table.shape:
+            return False
+        found = pairs(self.image, batch.image)
+        if found is None or not self.objective.take_over(_on(self.parameter.device, batch.objectives)):
+            return False
+        with torch.no_grad():
+            for own, fresh in found:
+                own.copy_(fresh)
+            self.table.copy_(batch.table)
+            if self.parameter.is_cuda:
+                self._views.copy_(self.table[..., :5])
+            else:  # where bases are made for several steps ahead, and kept as long as the table is the same one
+                self._views = self.table[..., :5].contiguous()
+            self._lr.copy_(batch.lr)
+            self._start.copy_(self.parameter)
+        self.batch, batch.image = batch, self.image
+        self.redirect(False)
+        self.reset()
         return True
 
     def _fused(self) -> Callable[[Step], Tensor] | None:
@@ -140,16 +179,15 @@ class Step:
         if type(image) is not Fourier or not image.views.in_basis or looks_at_canvas or self.batch.clip:
             return None
         buffers = image.buffers()
-        views = self.table[..., :5].contiguous()  # [steps, B, 5]
         spectrum, envelope = self.parameter.detach(), image.envelope
 
         def advance(step: Step) -> Tensor:
-            synthesize_into(buffers, spectrum, envelope, views, step.count)
+            synthesize_into(buffers, spectrum, envelope, step._views, step.count)
             view = buffers.view.detach().requires_grad_()  # [B, 3 or 4, R, R]
             value = step._value(view, lambda: step.table.index_select(0, step.count)[0])
             (gradient,) = torch.autograd.grad(-value.sum(), view)  # Adam minimises
             synthesize_adjoint_adam_(
-                buffers, gradient, spectrum, step.exp_avg, step.exp_avg_sq, step.lr, envelope, views, step.count
+                buffers, gradient, spectrum, step.exp_avg, step.exp_avg_sq, step.lr, envelope, step._views, step.count
             )
             return value
 
@@ -218,6 +256,10 @@ class Step:
                 "a smaller --lr, or --dtype float32"
             )
         batch.done = done
+
+
+def _on(device: torch.device, objectives: Sequence[tuple[Objective, int]]) -> list[tuple[Objective, int]]:
+    return [(objective.on(device), count) for objective, count in objectives]
 
 
 class _Compared:

@@ -126,7 +126,7 @@ class _Recorder(TorchDispatchMode):
         self.places: dict[int, int] = {id(image): 0}
         self.shapes = {0: image.shape}
         self._alive: list[Tensor] = [image]  # an id is unique only as long as its tensor lives
-        self._storages: Counter[int] = Counter({image.untyped_storage().data_ptr(): 1})
+        self._storages: Counter[int] = Counter({_storage(image): 1})
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -165,13 +165,13 @@ class _Recorder(TorchDispatchMode):
             return None
         if id(tensor) not in self.places:  # what was written into in place comes back under a new number
             self._alive.append(tensor)
-            self._storages[tensor.untyped_storage().data_ptr()] += 1
+            self._storages[_storage(tensor)] += 1
         place = self.places[id(tensor)] = len(self.shapes)
         self.shapes[place] = tensor.shape
         return place
 
     def _shared(self, tensor: Tensor) -> bool:
-        return id(tensor) not in self.places or self._storages[tensor.untyped_storage().data_ptr()] > 1
+        return id(tensor) not in self.places or self._storages[_storage(tensor)] > 1
 
     def _numbered(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -182,6 +182,11 @@ class _Recorder(TorchDispatchMode):
         if isinstance(value, dict):
             return {key: self._numbered(v) for key, v in value.items()}
         return value
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tensors that share memory have in common; also where they are fake and have none."""
+    return tensor.untyped_storage()._cdata
 
 
 def _out_of_place(func: Any) -> Any:

@@ -66,14 +66,14 @@ class Oracle:
             out.append(np.einsum("ir,crk->cik", rows, spectrum[b] * self._factor(b)) * centre)
         return np.stack(out)
 
-    def bases(self) -> tuple[np.ndarray, np.ndarray]:
+    def bases(self) -> tuple[np.ndarray, ...]:
         """cos, sin over folded view rows and |ky|; cos, -sin over kx and folded view columns: [B, 2, ...] each."""
         c = self._case
         k, kx = (np.arange(min(n // 2, n if c.band is None else c.band) + 1) for n in (c.height, c.width))
         u, v = (np.arange((n + 1) // 2) + 0.5 * (1 - n % 2) for n in c.out)
         rows = np.stack([_turn(zy * np.outer(u, k) / c.height) for _, _, zy, _, _ in self._views])
         columns = np.stack([_turn(-zx * np.outer(kx, v) / c.width) for _, _, _, zx, _ in self._views])
-        return np.stack((rows.real, rows.imag), 1), np.stack((columns.real, columns.imag), 1)
+        return tuple(np.stack((np.real(table), np.imag(table)), 1) for table in (rows, columns))
 
     def rows(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sigmoid and the view from Y."""

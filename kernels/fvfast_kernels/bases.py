@@ -63,13 +63,12 @@ def bases(
     """
     image = tl.program_id(1).to(tl.int64)
     _, _, zy, zx, _ = load_view(views_ptr, step_ptr, tl.program_id(1), batch, TABLE)
-    PLANES: tl.constexpr = 4 if EXACT else 2
     OF_ROWS: tl.constexpr = PI // BA * (PK // BB)
     if tl.program_id(0) < OF_ROWS:
         store_row_basis(
-            rows_ptr + image * (PLANES * PI * PK), zy, tl.program_id(0), H, RH, PI, PK, EXACT, BA, BB
+            rows_ptr + image * ((4 if EXACT else 2) * PI * PK), zy, tl.program_id(0), H, RH, PI, PK, EXACT, BA, BB
         )  # fmt: skip
     else:
         store_column_basis(
-            columns_ptr + image * (PLANES * PX * PJ), zx, tl.program_id(0) - OF_ROWS, W, RW, PX, PJ, EXACT, BA, BB
+            columns_ptr + image * ((4 if EXACT else 2) * PX * PJ), zx, tl.program_id(0) - OF_ROWS, W, RW, PX, PJ, EXACT, BA, BB
         )  # fmt: skip

@@ -279,5 +279,5 @@ def rows(
             even0 + sign * odd0, even1 + sign * odd1, even2 + sign * odd2,
             i, j, inside, stored, start_j, image,
             colour_ptr, mean_ptr, std_ptr, view_ptr, sigmoid_ptr, gain,
-            stride_b, stride_c, stride_i, stride_j, RH, RW, HP, NHWC4, half,
+            stride_b, stride_c, stride_i, stride_j, RH, RW, HP, NHWC4, tl.constexpr(half),
         )  # fmt: skip

@@ -64,8 +64,33 @@ def test_a_graph_is_recorded_and_the_objective_rises(dtype):
     assert result.history.isfinite().all()
 
 
+@pytest.mark.parametrize("network", ["tuned", "recorded", "compiled"])
+def test_every_form_of_the_network_takes_the_modules_way(network, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    modules, found = (render("out:0-3", dtype="float32", network=name) for name in ("modules", network))
+    assert (modules.form, found.form, found.form_why) == ("modules", network, "asked for")
+    # Other algorithms sum in another order; Adam amplifies that over 20 steps.
+    torch.testing.assert_close(found.history, modules.history, rtol=2e-2, atol=1e-3)
+    assert found.specs[0]["form"] == network
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_the_fastest_form_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one, other = (render("out:0-3", steps=64) for _ in range(2))
+    assert one.form_why.startswith("measured: modules ")
+    assert (other.form, other.form_why) == (one.form, one.form_why.replace("measured", "remembered"))
+
+
+def test_equal_batches_share_one_capture_and_end_as_if_captured_apart():
+    together = render("out:0-7", batch=2, network="modules")
+    apart = [render(f"out:{i},{i + 1}", batch=2, network="modules") for i in range(0, 8, 2)]
+    assert together.images.equal(torch.cat([one.images for one in apart]))
+    assert together.stages["capture"] < 2 * apart[0].stages["capture"]
+
+
 def test_the_same_seed_gives_the_same_bytes_twice():
-    one, other = render("out:1"), render("out:1")
+    one, other = (render("out:1", network="modules") for _ in range(2))  # cuDNN may measure otherwise each time
     assert one.images.equal(other.images)
 
 

@@ -7,6 +7,7 @@ import fvfast.objectives as o
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.layers import Layer
+from fvfast.together import Together
 
 MAPS = Layer("maps", "Conv2d", 4, 3, 5, None, False, 1)
 TOKENS = Layer("tokens", "Block", 4, 2, 2, 5, True, 1)
@@ -143,12 +144,12 @@ def test_each_image_of_a_batch_has_its_own_objective(maps):
     context = Context({"maps": four, "bare": four[:, :, 0, 0, None, None]}, lambda: image, LAYERS)
     penalty = (image[1] - 0.5).square().mean().item()
     expected = [21.2, 132.4 - 2 * penalty, 1001.2 + 1010, 1130]
-    torch.testing.assert_close(o.together(parts)(context), torch.tensor(expected), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(Together(parts)(context), torch.tensor(expected), rtol=1e-6, atol=1e-4)
 
 
 def test_together_gives_gradients_to_the_right_images_and_channels():
     maps = torch.rand(3, 4, 2, 2, requires_grad=True)
-    value = o.together([(o.channel("maps", 1), 2), (o.neuron("maps", 3, 0, 1), 1)])(Context({"maps": maps}))
+    value = Together([(o.channel("maps", 1), 2), (o.neuron("maps", 3, 0, 1), 1)])(Context({"maps": maps}))
     (gradient,) = torch.autograd.grad(value.sum(), maps)
     expected = torch.zeros(3, 4, 2, 2)
     expected[:2, 1] = 0.25
@@ -160,19 +161,19 @@ def test_together_keeps_a_coupled_objective_to_its_own_images():
     one = torch.zeros(1, 2, 1, 2)
     one[0, 0] = 1
     maps = torch.cat([one, one, one.flip(1)])
-    value = o.together([(o.diversity("a"), 2), (o.diversity("a"), 1)])(Context({"a": maps}))
+    value = Together([(o.diversity("a"), 2), (o.diversity("a"), 1)])(Context({"a": maps}))
     close(value, [-1, -1, 0])
 
 
 def test_together_spreads_a_plain_number():
-    value = o.together([(o.channel("maps", 0) * 0 + 7, 2)])(Context({"maps": torch.rand(2, 1, 2, 2)}))
+    value = Together([(o.channel("maps", 0) * 0 + 7, 2)])(Context({"maps": torch.rand(2, 1, 2, 2)}))
     close(value, [7, 7])
 
 
 def test_half_precision_activations_are_averaged_in_float32():
     # 40,000 ones: their sum overflows float16, and rounds in bfloat16 from 256 on
     maps = torch.ones(1, 1, 200, 200, dtype=torch.bfloat16)
-    value = o.together([(o.channel("maps", 0), 1)])(Context({"maps": maps}))
+    value = Together([(o.channel("maps", 0), 1)])(Context({"maps": maps}))
     assert value.dtype == torch.float32
     close(value, [1])
 

@@ -13,8 +13,8 @@ from fvfast.errors import FvfastError
 from fvfast.images import COLOUR, Frame
 from fvfast.objectives import channel
 from fvfast.phase import Phase, column_weights, magnitude, standard_deviation
+from fvfast.plans import shared_settings
 from fvfast.recipes import RECIPES, Recipe, choose
-from fvfast.session import shared_settings
 from fvfast.views import identity
 
 CPU = torch.device("cpu")

@@ -32,7 +32,7 @@ def tables(geometry, precision, device):
     ("height", "width", "out", "band"), [(24, 21, (31, 18), None), (150, 140, (150, 280), None), (40, 40, (24, 40), 9)]
 )
 def test_bases_are_the_cosines_and_sines(device, height, width, out, band, precision, tolerance):
-    geometry = Geometry(height, width, *out, band)
+    geometry = Geometry(height, width, out[0], out[1], band)
     rows, columns = tables(geometry, precision, device)
     for n, (_, _, zy, zx, _) in enumerate(torch.tensor(VIEWS).double().tolist()):  # as float32 holds them
         for table, zoom, period, count, size, transposed in (

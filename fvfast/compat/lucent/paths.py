@@ -95,7 +95,8 @@ class Engine:
         if device.type == "cuda":
             from fvfast import graph
 
-            self._next, self._release = graph.record(self.step, _warn)
+            recording = graph.record(self.step, _warn)
+            self._next, self._release = recording.advance, recording.release
 
     @property
     def in_basis(self) -> bool:
