@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Raised by every change of the engine after which the same specification gives another image. Other last bits are one:
 # a hundred steps make them visible, and an atlas that goes on must end with the same bytes.
-RENDERING = 2
+RENDERING = 3
 
 
 def weights_digest(model: Model) -> str:
