@@ -18,10 +18,7 @@ TRIED: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("columns", "exact"): (Tile({"BI": 128, "BR": 16, "BK": 32}, 8, 1), Tile({"BI": 64, "BR": 16, "BK": 32}, 4, 1)),
     ("rows", "exact"): (Tile({"BI": 64, "BJ": 64, "BK": 32}),),
     ("rows_adjoint", "exact"): (Tile({"BI": 32, "BJ": 32, "BK": 64}, 8, 1),),
-    ("columns_adjoint", "exact"): (
-        Tile({"BI": 32, "BR": 64, "BK": 32}, 8, 1),
-        Tile({"BI": 32, "BR": 64, "BK": 16}, 4, 1),
-    ),
+    ("columns_adjoint", "exact"): (Tile({"BI": 32, "BR": 64, "BK": 32}, 8, 1), Tile({"BI": 32, "BR": 64, "BK": 16}, 4, 1)),
 }
 
 
