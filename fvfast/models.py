@@ -147,7 +147,10 @@ def _load_lite(name: str, weights: str) -> Model:
     number = int(name.removeprefix("efficientnet_lite"))
     if number not in LITE_SIZES:
         raise FvfastError(f"unknown model {name!r} (did you mean {DEFAULT_MODEL}?)")
-    from efficientnet_lite_pytorch import EfficientNet
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise FvfastError(f"{name} needs its package: pip install efficientnet-lite-pytorch") from error
 
     with _seeded(), contextlib.redirect_stdout(io.StringIO()):
         module = EfficientNet.from_name(name.replace("_", "-"))

@@ -8,6 +8,7 @@ elsewhere at every step, and no place keeps one.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -67,13 +68,14 @@ class Tiled:
         for rows, columns in self._places(picture, shift):
             part = picture[:, rows][:, :, columns][None].requires_grad_()  # [1, 3, h, w]
             value = self._value(part) * (len(rows) * len(columns) / picture[0].numel())
-            if not value.isfinite():
-                raise FvfastError(f"the objective became {float(value.detach())}: try --dtype float32")
             if not value.requires_grad:
                 raise FvfastError("the objective does not depend on the image: there is nothing to dream of")
             (gradient,) = torch.autograd.grad(value, part)
             result[:, rows[:, None], columns] = gradient[0]
-            total += float(value.detach())
+            number = float(value.detach())  # a GPU is waited for once a tile, when all of it is under way
+            if not math.isfinite(number):
+                raise FvfastError(f"the objective became {number}: try --dtype float32")
+            total += number
         return result, total
 
     @torch.no_grad()

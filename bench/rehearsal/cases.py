@@ -102,7 +102,7 @@ def renders(target: Any = "out:1", module: type[nn.Module] = Net, **options: Any
     """A path that is one call of `fvfast.render`. target: or what makes it."""
 
     def run(notify: Notify) -> object:
-        wanted = target() if callable(target) else target
+        wanted: Any = target() if callable(target) else target
         return fvfast.render(network(module()), wanted, device="cuda", notify=notify, **{"steps": STEPS, **options})
 
     return run

@@ -64,11 +64,9 @@ def bases(
     image = tl.program_id(1).to(tl.int64)
     _, _, zy, zx, _ = load_view(views_ptr, step_ptr, tl.program_id(1), batch, TABLE)
     OF_ROWS: tl.constexpr = PI // BA * (PK // BB)
+    rows_ptr += image * ((4 if EXACT else 2) * PI * PK)
+    columns_ptr += image * ((4 if EXACT else 2) * PX * PJ)
     if tl.program_id(0) < OF_ROWS:
-        store_row_basis(
-            rows_ptr + image * ((4 if EXACT else 2) * PI * PK), zy, tl.program_id(0), H, RH, PI, PK, EXACT, BA, BB
-        )  # fmt: skip
+        store_row_basis(rows_ptr, zy, tl.program_id(0), H, RH, PI, PK, EXACT, BA, BB)
     else:
-        store_column_basis(
-            columns_ptr + image * ((4 if EXACT else 2) * PX * PJ), zx, tl.program_id(0) - OF_ROWS, W, RW, PX, PJ, EXACT, BA, BB
-        )  # fmt: skip
+        store_column_basis(columns_ptr, zx, tl.program_id(0) - OF_ROWS, W, RW, PX, PJ, EXACT, BA, BB)

@@ -180,6 +180,7 @@ def test_layers_patterns_and_channels(tiny):
     assert len(chosen(everything=True)) == 8 + 12 + 10
 
 
+@pytest.mark.bundled
 def test_a_pattern_stands_for_one_part_of_a_name():
     model = load("efficientnet_lite0", "none")
     layers = trace(model.module.eval(), 64)

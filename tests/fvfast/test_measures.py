@@ -152,6 +152,7 @@ def test_seeds_are_compared_in_pairs(kept, report):
         assert between_seeds(torch.stack([a, a]), judge) == pytest.approx({"structure": 0, "gram": 0}, abs=1e-4)
 
 
+@pytest.mark.bundled
 def test_the_bundled_second_network_does_not_know_a_sketchs_classes(report):
     assert report.second is None
     assert any(

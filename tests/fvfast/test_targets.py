@@ -111,6 +111,7 @@ def test_more_logits_than_names_go_by_number(tiny):
     assert targets.label(Channel("logits", 10), tiny) == "logits:10"
 
 
+@pytest.mark.bundled
 def test_the_showcase_names_what_the_bundled_network_has():
     from fvfast import models
 
