@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fvfast.recorded import tape_of
-from fvfast.tape import Op, Ref, Tape
+from fvfast.tape import Ref, Tape
 
 
 def compiled(
@@ -50,12 +50,12 @@ def graph_of(tape: Tape) -> fx.GraphModule:
         made = graph.call_function(op.call, node_of(op.args), node_of(op.kwargs))
         for at, place in enumerate(op.out):
             if place is not None:
-                memory[place] = graph.call_function(operator.getitem, (made, at)) if _several(op) else made
+                memory[place] = graph.call_function(operator.getitem, (made, at)) if _several(op.call) else made
     graph.output([memory[place] for place in tape.outputs])
     return fx.GraphModule(root, graph)
 
 
-def _several(op: Op) -> bool:
-    """Whether an operation gives its results as a tuple or a list."""
-    returns = op.call._schema.returns
+def _several(call: Any) -> bool:
+    """Whether an operation of PyTorch's (an `OpOverload`) gives its results as a tuple or a list."""
+    returns = call._schema.returns
     return len(returns) != 1 or isinstance(returns[0].type, torch.ListType)

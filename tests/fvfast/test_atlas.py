@@ -310,7 +310,7 @@ def test_every_option_reaches_the_atlas(cli, monkeypatch):
         *("atlas", "m", "a", "b", "--channels", "3", "--all", "--store", "s", "--batch", 4, "--engine", "ray"),
         *("--address", "a:1", "--size", 64, "--steps", 9, "--seed", 2, "--copies", 3, "--lr", 0.5, "--image", "pixel"),
         *("--recipe", "plain", "--device", "cpu", "--dtype", "float16", "--threads", 2, "--weights", "none"),
-        *("--format", "webp"),
+        *("--format", "webp", "--network", "tuned"),
     )
     assert code == 0
     for name in ("progress", "stop", "notify"):
@@ -319,6 +319,7 @@ def test_every_option_reaches_the_atlas(cli, monkeypatch):
     chosen = {"channels": "3", "everything": True, "store": Path("s"), "batch": 4, "engine": "ray", "address": "a:1"}
     how = {"size": 64, "steps": 9, "seed": 2, "copies": 3, "lr": 0.5, "image": "pixel", "recipe": "plain"}
     where = {"device": "cpu", "dtype": "float16", "threads": 2, "weights": "none", "image_format": "webp"}
+    where["network"] = "tuned"
     assert seen == chosen | how | where
 
 

@@ -206,6 +206,8 @@ def test_from_with_something_changed(cli):
         (["sketch_nets:tiny", "deep:1", "--image", "oil"], "unknown image 'oil'"),
         (["sketch_nets:tiny", "deep:1", "--device", "gpu"], "device 'gpu' cannot be used here; there is cpu"),
         (["sketch_nets:tiny", "deep:1", "--dtype", "half"], "unknown dtype 'half'; there are float32, bfloat16"),
+        (["sketch_nets:tiny", "deep:1", "--network", "fast"], "unknown network form 'fast'; there are auto, modules"),
+        (["sketch_nets:tiny", "deep:1", "--network", "tuned", "--device", "cpu"], "--network tuned is for an NVIDIA"),
         (["sketch_nets:tiny", "deep:1", "--steps", "0"], "steps must be 1 or more, not 0"),
         (["sketch_nets:tiny", "deep:1", "--steps", "10000000000000"], "memory ran out"),
         (["sketch_nets:tiny", "deep:1", "--lr", "-1"], "lr must be above 0, not -1.0"),
