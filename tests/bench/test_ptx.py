@@ -106,6 +106,15 @@ def test_arithmetic(op, operands, expected):
         assert set(result.tolist()) == {word(expected)}
 
 
+def test_paired_arithmetic():
+    """fma.rn.f32x2: 2 * 3 + 1 and 5 * 7 + 1."""
+    source = np.array([2.0, 5.0, 3.0, 7.0, 1.0, 1.0] + [0.0] * 32, np.float32)
+    body = [f"ld.global.b64 %rd{6 + n}, [%rd1+{8 * n}];" for n in range(3)]
+    body += ["fma.rn.f32x2 %rd9, %rd6, %rd7, %rd8;", "mov.b64 {%r2, %r3}, %rd9;", "sub.f32 %r4, %r3, %r2;"]
+    result, _ = run([*body, OUT.format("%r4")], source)
+    assert set(result.view(np.float32).tolist()) == {36.0 - 7.0}
+
+
 def test_logic_of_three_words_is_its_truth_table():
     source = np.array([0b11110000, 0b11001100, 0b10101010] + [0] * 32, np.uint32)
     loads = [f"ld.global.b32 %r{n + 2}, [%rd1+{4 * n}];" for n in range(3)]
