@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from bench.ptx import cost, one_image
+from bench.ptx import __main__, cost, one_image
 from bench.ptx.fragments import matrix_a, rounded_product, truncated_product
 from bench.ptx.global_memory import Memory
 from bench.ptx.machine import Kernel
@@ -328,9 +328,20 @@ def test_representatives_stand_for_all_tiles():
         assert {0, count - 1} <= set(chosen) <= set(range(count))
 
 
-@pytest.mark.parametrize("tiles", ["3", "[]", '{"rows": 3}', '{"rows": {"BI": "x"}}', '{"nothing": {"BI": 16}}', "{"])
+@pytest.mark.parametrize("tiles", ["3", "[]", '{"rows": 3}', '{"rows": {"BI": "x"}}', "{"])
 def test_cost_refuses_what_is_no_tile(tiles, capsys):
     with pytest.raises(SystemExit) as stopped:
         cost.main(["--tiles", tiles])
     assert stopped.value.code == 2
     assert "--tiles takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [("--kernel", "nothing"), ("--tiles", '{"nothing": {"BI": 16}}'), ("--only", "nothing")]
+)
+def test_unknown_names_are_refused(options, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.ptx", "check" if options[0] == "--only" else "cost", *options])
+    assert __main__.main() == 2
+    message = capsys.readouterr().err
+    assert "nothing" in message
+    assert message.count("\n") == 1
