@@ -271,6 +271,24 @@ def test_a_predicate_keeps_the_edge():
     assert dropped.findings.kinds() == ["out of bounds, global"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        (None, None),
+        ("wgmma.fence.sync.aligned;", "register enters a product without wgmma.fence"),
+        ("wgmma.wait_group.sync.aligned 0;", "register of a product in flight is touched"),
+    ],
+)
+def test_fence_and_wait_of_a_product_in_a_loop(fault, finding):
+    """The registers of the product are read at the end of the loop, and enter the next one at its beginning."""
+    product = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r10,%r11,%r12,%r13}, %rd6, %rd7, %p1, 1, 1, 0, 0;"
+    body = ["mov.b64 %rd6, 0;", "mov.b64 %rd7, 0;", "setp.ne.s32 %p1, %r1, %r1;", "$L__loop:"]
+    body += ["wgmma.fence.sync.aligned;", product, "wgmma.commit_group.sync.aligned;"]
+    body += ["wgmma.wait_group.sync.aligned 0;", "add.f32 %r14, %r10, %r11;", "@%p1 bra $L__loop;"]
+    text = FRAME.format(threads=128, body="\n".join(line for line in body if line != fault))
+    assert Kernel(text, 1024).findings.kinds() == ([] if finding is None else [finding])
+
+
 def test_a_register_read_before_it_is_written_is_noted():
     _, kernel = run([OUT.format("%r9")], np.zeros(32, np.uint32))
     assert [kind for kind, _ in kernel.findings.notes] == ["register read before it is written"]
