@@ -24,6 +24,7 @@ ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: CUDA C++ Programming Guide, "Technical Specifications per
 # Compute Capability", less the 1 KiB that the system reserves for each block.
 SHARED_LIMIT = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
+BATCH = 64
 
 
 def launches(size: int, precision: str, layout: str, shear: bool, other_tiles: dict | None = None) -> Iterator:
@@ -38,7 +39,7 @@ def launches(size: int, precision: str, layout: str, shear: bool, other_tiles: d
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    batch = 64
+    batch = BATCH
     geometry = Geometry(size, size, size, size)
     epilogue = Epilogue(empty(3, 3), empty(3), empty(3), 0.25)
     spectrum = empty(batch, 3, 2, size, size // 2 + 1)

@@ -17,7 +17,7 @@ STORAGE: dict[int, type] = {1: np.bool_, 8: U8, 16: U16, 32: U32, 64: U64}
 DTYPES: dict[str, type] = {
     "pred": np.bool_, "b8": U8, "u8": U8, "s8": np.int8, "b16": U16, "u16": U16, "s16": np.int16, "f16": np.float16,
     "bf16": U16, "b32": U32, "u32": U32, "s32": np.int32, "f32": np.float32, "f16x2": U32,
-    "b64": U64, "u64": U64, "s64": np.int64, "f64": np.float64,
+    "b64": U64, "u64": U64, "s64": np.int64, "f64": np.float64, "f32x2": U64,
 }  # fmt: skip
 # What a register holds before it is written: large and finite, so that a maximum keeps it.
 POISON: dict[type, int] = {np.bool_: 0, U8: 0xA5, U16: 0x7E5A, U32: 0x7F05A5A5, U64: 0x7F05A5A5A5A5A5A5}
@@ -25,9 +25,9 @@ POISON: dict[type, int] = {np.bool_: 0, U8: 0xA5, U16: 0x7E5A, U32: 0x7F05A5A5, 
 
 def bits(kind: str) -> int:
     """The width of a type by its name: 1 for `pred`, 32 for `f32` and `f16x2`."""
-    if kind == "f16x2":
-        return 32
-    return 1 if kind == "pred" else int(kind.lstrip("bfsu"))
+    if kind not in DTYPES:
+        raise NotImplementedError(f"the type {kind}")
+    return 1 if kind == "pred" else 8 * DTYPES[kind]().itemsize
 
 
 def fma32(a: Values, b: Values, c: Values) -> Values:
@@ -138,14 +138,14 @@ def funnel(low: Values, high: Values, n: Values, left: bool, wrap: bool) -> Valu
     return (((pair << count) >> U64(32)) if left else (pair >> count)).astype(U32)
 
 
-def halves(x: Values) -> Values:
-    """The two float16 of each 32-bit word: [threads, 2]."""
-    return np.ascontiguousarray(x).view(np.float16).reshape(-1, 2)
+def pair(x: Values, kind: type) -> Values:
+    """The two float16 of each 32-bit word, or float32 of each 64-bit one: [threads, 2]."""
+    return np.ascontiguousarray(x).view(kind).reshape(-1, 2)
 
 
 def word(pairs: Values) -> Values:
-    """The inverse of `halves`."""
-    return np.ascontiguousarray(pairs.astype(np.float16)).view(U32).reshape(-1)
+    """The inverse of `pair`."""
+    return np.ascontiguousarray(pairs).view(STORAGE[16 * pairs.dtype.itemsize]).reshape(-1)
 
 
 def fma16(a: Values, b: Values, c: Values) -> Values:

@@ -26,11 +26,11 @@ from bench.ptx.program import Program
 from bench.ptx.sass import MachineCode
 from bench.ptx.traffic import Traffic
 from bench.report import table
-from bench.resources import compile_launch, launches, read_resources
+from bench.resources import BATCH, compile_launch, launches, read_resources
 
-KERNELS = ("columns", "rows", "rows_adjoint", "columns_adjoint")
+_ALONE = ("warp", "warp_adjoint", "adam")  # kernels that are no part of a step of synthesis
 RESOURCES = ("issue", "fma", "alu", "xu", "tensor", "shared", "dram", "l2")
-_OPTIONS = ("num_warps", "num_stages")
+_BLOCKS, _OPTIONS = ("BI", "BJ", "BR", "BK"), ("num_warps", "num_stages")
 
 
 @dataclass
@@ -54,8 +54,7 @@ class Counts:
     @classmethod
     def of(cls, kernel: Kernel, launch: Any, every: bool) -> Counts:
         """Runs a kernel that was made with measure=True."""
-        batch = launch.grid[1] // (3 if launch.kernel.__name__.startswith("columns") else 1)
-        operands, weights = Operands(launch, batch), programs(launch, batch, every)
+        operands, weights = Operands(launch, BATCH), programs(launch, BATCH, every)
         issues, traffic = np.zeros(len(kernel.program.code)), Traffic()
         for place, weight in weights.items():
             kernel.issues[:] = 0
@@ -117,7 +116,7 @@ def measure(launch: Any, precision: str, arch: int, every: bool = False) -> Cost
     return Cost(
         launch.kernel.__name__,
         precision,
-        {key: launch.constants[key] for key in ("BI", "BJ", "BR", "BK", *_OPTIONS) if key in launch.constants},
+        {key: launch.constants[key] for key in (*_BLOCKS, *_OPTIONS) if key in launch.constants},
         counts.programs,
         counts.run,
         resources["registers"],
@@ -174,7 +173,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", type=int, default=90, choices=CARDS, help="90 for sm_90")
     parser.add_argument("--size", type=int, default=224, help="of canvas and view, pixels")
     parser.add_argument("--precision", nargs="+", default=["fast", "exact"], choices=("fast", "exact"))
-    parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
+    parser.add_argument("--kernel", nargs="+", default=[], metavar="NAME", help="some kernels of a step only")
     parser.add_argument("--tiles", default="{}", metavar="JSON", help='such as {"rows": {"BI": 32, "num_warps": 4}}')
     parser.add_argument("--every", action="store_true", help="run every program of a channel")
     parser.add_argument("--json", default="", metavar="FILE", help="all figures")
@@ -184,28 +183,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         whole = all(isinstance(n, int) and n > 0 for tile in options.tiles.values() for n in tile.values())
     except (ValueError, AttributeError):
         parser.error("--tiles takes a JSON object of objects, one for a kernel")
-    if not whole or not set(options.tiles) <= set(KERNELS):
-        parser.error(f"--tiles takes whole numbers by name for any of {', '.join(KERNELS)}")
+    if not whole:
+        parser.error("--tiles takes whole numbers by name, kernel by kernel")
     if options.size < 16:
         parser.error("--size must be at least 16")
     return options
 
 
 def step(o: argparse.Namespace, precision: str) -> list[Any]:
-    """The launches of a step, with the tiles asked for in place of the table's."""
+    """The launches of a step, with the tiles asked for in place of the table's. ValueError for an unknown name."""
     from fvfast_kernels.launch import Tile
 
     plain = {launch.kernel.__name__: launch.constants for launch in launches(o.size, precision, "nhwc4", True)}
+    names = [name for name in plain if name not in _ALONE]
+    if unknown := {*o.kernel, *o.tiles} - set(names):
+        raise ValueError(f"A step has no kernel {', '.join(sorted(unknown))}: it has {', '.join(names)}.")
     tiles = {}
     for name, given in o.tiles.items():
-        blocks = {key: value for key, value in plain[name].items() if key in ("BI", "BJ", "BR", "BK")}
+        blocks = {key: value for key, value in plain[name].items() if key in _BLOCKS}
         options = {key: plain[name][key] for key in _OPTIONS}
         if unknown := set(given) - {*blocks, *options}:
             raise ValueError(f"{name} has no {', '.join(sorted(unknown))}: it takes {', '.join([*blocks, *options])}.")
         blocks |= {key: value for key, value in given.items() if key in blocks}
         tiles[name] = Tile(blocks, **(options | {key: value for key, value in given.items() if key in options}))
-    wanted = launches(o.size, precision, "nhwc4", True, tiles)
-    return [launch for launch in wanted if launch.kernel.__name__ in o.kernel]
+    wanted = o.kernel or names
+    every = launches(o.size, precision, "nhwc4", True, tiles)
+    return [launch for launch in every if launch.kernel.__name__ in wanted]
 
 
 def main(arguments: list[str] | None = None) -> int:

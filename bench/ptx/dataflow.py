@@ -56,25 +56,30 @@ def check_registers(program: Program, findings: Findings) -> None:
 
 
 def check_products(program: Program, findings: Findings) -> None:
-    """In the order of the text: wgmma.fence before registers enter a product, none touched before its wait."""
+    """wgmma.fence between any access of registers and a product that uses them, none touched before its wait.
+
+    In the order of the text, twice: what the end of a loop touches, its beginning has to fence.
+    """
     touched: set[str] = set()
     flight: set[str] = set()
-    for pc, i in enumerate(program.code):
+    fenced = False
+    for pc, i in [*enumerate(program.code)] * 2:
         read, written = uses(program, i)
         if i.op.startswith("wgmma.fence"):
             touched.clear()
+            fenced = True
         elif i.op.startswith("wgmma.mma"):
             inputs = set(re.findall(r"%\w+", i.operands[1])) if i.operands[1].startswith("{") else set()
-            entering = inputs | (written - flight if i.operands[3] != "0" else set())
-            if entering & touched:
+            entering = inputs | (written - flight)
+            if not fenced or entering & touched:
                 names = str(sorted(entering & touched)[:4])
                 findings.report("register enters a product without wgmma.fence", pc, names)
-            flight |= written | entering
+            flight |= written | inputs
         elif i.op.startswith("wgmma.wait_group"):
             if i.operands[-1] == "0":
                 flight.clear()
-        else:
+        elif not i.op.startswith("wgmma"):
             late = written & flight or read & flight
-            if late and not i.op.startswith("wgmma"):
+            if late:
                 findings.report("register of a product in flight is touched", pc, str(sorted(late)[:4]))
-            touched |= written
+            touched |= read | written

@@ -39,6 +39,7 @@ _HALF = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "fma": "fma16({0}, {1}, {2})", "neg": "-{0}",
     "abs": "np.abs({0})", "min": "np.fmin({0}, {1})", "max": "np.fmax({0}, {1})",
 }  # fmt: skip
+_SINGLE_PAIR = {name: _SINGLE[name] for name in ("add", "sub", "mul", "fma")}
 _DOUBLE = {name: _HALF[name] for name in ("add", "sub", "mul", "neg", "abs", "min", "max")} | {"div": "{0} / {1}"}
 _COMPARE = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
@@ -49,7 +50,7 @@ _COMBINE = {"and": "&", "or": "|", "xor": "^"}
 _ROUND = {"rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil", "rni": "np.rint"}
 ARITHMETIC = {*_INTEGER, *_SINGLE, *_THROUGH_DOUBLE, "lop3", "shf", "setp", "selp", "cvt", "mov"}
 # What an operation's name may carry besides its type; any other changes the result and is not covered.
-_MODIFIERS = {"rn", "ftz", "approx", "full", "lo", "hi", "wide", "NaN", "rnd"}
+_MODIFIERS = {"rn", "ftz", "approx", "full", "lo", "hi", "wide", "NaN"}
 
 
 def missing(i: Instruction) -> NotImplementedError:
@@ -154,8 +155,8 @@ class Expressions:
 
     def _floating(self, i: Instruction) -> str:
         name, kind = i.parts[0], i.parts[-1]
-        flushed = "ftz" in i.parts and kind == "f32"
-        if "ftz" in i.parts and kind != "f32":
+        flushed = "ftz" in i.parts
+        if kind not in ("f32", "f32x2", "f16", "f16x2", "f64") or (flushed and kind != "f32"):
             raise missing(i)
         x = [self.read(operand, kind) for operand in i.operands[1:]]
         if flushed:
@@ -164,14 +165,15 @@ class Expressions:
             function, error = _THROUGH_DOUBLE[name]
             out = f"c.approximate(({function}({x[0]}.astype(np.float64))).astype(np.float32), {error})"
         else:
-            table = {"f32": _SINGLE, "f16": _HALF, "f16x2": _HALF, "f64": _DOUBLE}[kind]
+            table = {"f32": _SINGLE, "f32x2": _SINGLE_PAIR, "f16": _HALF, "f16x2": _HALF, "f64": _DOUBLE}[kind]
             if name not in table:
                 raise missing(i)
             form = table[name]
             if "NaN" in i.parts:  # a NaN on either side is the result
                 form = form.replace("np.fmin", "np.minimum").replace("np.fmax", "np.maximum")
-            out = form.format(*([f"halves({one})" for one in x] if kind == "f16x2" else x))
-            out = f"word({out})" if kind == "f16x2" else out
+            single = {"f32x2": "np.float32", "f16x2": "np.float16"}.get(kind)
+            out = form.format(*(x if single is None else [f"pair({one}, {single})" for one in x]))
+            out = out if single is None else f"word({out})"
         return f"flush({out})" if flushed else out
 
     def _compare(self, i: Instruction) -> str:

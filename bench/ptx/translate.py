@@ -11,7 +11,7 @@ from bench.ptx.expressions import ARITHMETIC, Expressions, missing, numpy_name
 from bench.ptx.program import Instruction, Program, vector
 
 _HELPERS = (
-    "np U8 U16 U32 U64 fma32 fma16 halves word flush to_integer to_bfloat from_bfloat shift_left shift_right extract"
+    "np U8 U16 U32 U64 fma32 fma16 pair word flush to_integer to_bfloat from_bfloat shift_left shift_right extract"
     " multiply_high divide remainder permute logic3 funnel"
 )
 _MMA = re.compile(r"mma\.sync\.aligned\.m16n8k(?:4|8|16)\.row\.col\.f32\.(f16|bf16|tf32)\.\1\.f32$")

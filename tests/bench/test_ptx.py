@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from bench.ptx import cost, one_image
+from bench.ptx import __main__, cost, one_image
 from bench.ptx.fragments import matrix_a, rounded_product, truncated_product
 from bench.ptx.global_memory import Memory
 from bench.ptx.machine import Kernel
@@ -104,6 +104,15 @@ def test_arithmetic(op, operands, expected):
         assert np.isnan(result.view(np.float32)).all()
     else:
         assert set(result.tolist()) == {word(expected)}
+
+
+def test_paired_arithmetic():
+    """fma.rn.f32x2: 2 * 3 + 1 and 5 * 7 + 1."""
+    source = np.array([2.0, 5.0, 3.0, 7.0, 1.0, 1.0] + [0.0] * 32, np.float32)
+    body = [f"ld.global.b64 %rd{6 + n}, [%rd1+{8 * n}];" for n in range(3)]
+    body += ["fma.rn.f32x2 %rd9, %rd6, %rd7, %rd8;", "mov.b64 {%r2, %r3}, %rd9;", "sub.f32 %r4, %r3, %r2;"]
+    result, _ = run([*body, OUT.format("%r4")], source)
+    assert set(result.view(np.float32).tolist()) == {36.0 - 7.0}
 
 
 def test_logic_of_three_words_is_its_truth_table():
@@ -262,6 +271,24 @@ def test_a_predicate_keeps_the_edge():
     assert dropped.findings.kinds() == ["out of bounds, global"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        (None, None),
+        ("wgmma.fence.sync.aligned;", "register enters a product without wgmma.fence"),
+        ("wgmma.wait_group.sync.aligned 0;", "register of a product in flight is touched"),
+    ],
+)
+def test_fence_and_wait_of_a_product_in_a_loop(fault, finding):
+    """The registers of the product are read at the end of the loop, and enter the next one at its beginning."""
+    product = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r10,%r11,%r12,%r13}, %rd6, %rd7, %p1, 1, 1, 0, 0;"
+    body = ["mov.b64 %rd6, 0;", "mov.b64 %rd7, 0;", "setp.ne.s32 %p1, %r1, %r1;", "$L__loop:"]
+    body += ["wgmma.fence.sync.aligned;", product, "wgmma.commit_group.sync.aligned;"]
+    body += ["wgmma.wait_group.sync.aligned 0;", "add.f32 %r14, %r10, %r11;", "@%p1 bra $L__loop;"]
+    text = FRAME.format(threads=128, body="\n".join(line for line in body if line != fault))
+    assert Kernel(text, 1024).findings.kinds() == ([] if finding is None else [finding])
+
+
 def test_a_register_read_before_it_is_written_is_noted():
     _, kernel = run([OUT.format("%r9")], np.zeros(32, np.uint32))
     assert [kind for kind, _ in kernel.findings.notes] == ["register read before it is written"]
@@ -319,9 +346,20 @@ def test_representatives_stand_for_all_tiles():
         assert {0, count - 1} <= set(chosen) <= set(range(count))
 
 
-@pytest.mark.parametrize("tiles", ["3", "[]", '{"rows": 3}', '{"rows": {"BI": "x"}}', '{"nothing": {"BI": 16}}', "{"])
+@pytest.mark.parametrize("tiles", ["3", "[]", '{"rows": 3}', '{"rows": {"BI": "x"}}', "{"])
 def test_cost_refuses_what_is_no_tile(tiles, capsys):
     with pytest.raises(SystemExit) as stopped:
         cost.main(["--tiles", tiles])
     assert stopped.value.code == 2
     assert "--tiles takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [("--kernel", "nothing"), ("--tiles", '{"nothing": {"BI": 16}}'), ("--only", "nothing")]
+)
+def test_unknown_names_are_refused(options, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.ptx", "check" if options[0] == "--only" else "cost", *options])
+    assert __main__.main() == 2
+    message = capsys.readouterr().err
+    assert "nothing" in message
+    assert message.count("\n") == 1
