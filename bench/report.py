@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import record
 from bench.record import ROOT
+from bench.tables import table
 
 DOCS = ROOT / "docs"
 
@@ -108,12 +109,6 @@ def plain(stored: dict[str, Any]) -> str:
     text = table(stored["header"], [list(row.values()) for row in stored["rows"]])
     parts = (stored["before"], text, stored["after"], f"Measured on {record.line(stored['machine'])}.")
     return "\n\n".join(part for part in parts if part)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others figures."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def write_block(document: Path, name: str, text: str) -> None:
