@@ -33,6 +33,7 @@ from fvfast.errors import FvfastError
 
 BUDGET_S = 300.0
 CLOSING_S = 5.0  # kept for ending what is over its time, and for the last words
+MACHINE = "bench.gpu.machine"
 PROBE_S = 60.0  # a first import of torch from a cold disk
 
 
@@ -62,7 +63,7 @@ class Report:
     def probe(self) -> bool:
         """Ask the machine what it is, and open the report's files; False where it has no GPU."""
         found = self.work / "machine.json"
-        command = [sys.executable, "-m", "bench.gpu.machine", "--json", str(found)]
+        command = [sys.executable, "-m", MACHINE, "--json", str(found)]
         ended = processes.run(command, min(PROBE_S, self.left), self.log, ROOT, self.environment)
         if ended.code == 2:
             print(ended.output.strip().splitlines()[-1], file=sys.stderr)
@@ -113,7 +114,7 @@ class Report:
         entry |= {"state": "running", "box_s": round(seconds, 1)}
         with self.log.open("a") as log:
             log.write(f"\n===== {stage.name}: {' '.join(command[1:])}\n")
-        seen, started = 0, time.monotonic()
+        seen, started, kernels = 0, time.monotonic(), cache.count(self.environment)
 
         def tick() -> None:
             """Take over what the stage has found since, so that it is kept whatever comes."""
@@ -134,6 +135,7 @@ class Report:
         finally:
             entry["seconds"] = round(time.monotonic() - started, 1)
             entry["found"] = document.read_found(file)
+            entry["kernels_compiled"] = cache.count(self.environment) - kernels
 
     def write(self) -> None:
         """The document as it stands."""

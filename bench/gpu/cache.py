@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = ".gpu-cache"
@@ -32,12 +33,17 @@ def triton_folder() -> Path | None:
     return Path(named) if named else None
 
 
+def count(environment: Mapping[str, str]) -> int:
+    """How many compiled kernels are in the cache that these variables name."""
+    return sum(1 for _ in Path(environment["TRITON_CACHE_DIR"]).glob("*/*.cubin"))
+
+
 def settle(folder: Path) -> int:
     """Make a cache that was filled elsewhere this machine's own; returns how many kernels are in it.
 
     Triton writes into each kernel's folder where its files lie, by absolute paths, and takes no others.
     """
-    count = 0
+    settled = 0
     for group in folder.glob("*/__grp__*.json"):
         try:
             children = json.loads(group.read_text())["child_paths"]
@@ -47,5 +53,5 @@ def settle(folder: Path) -> int:
         here = {name: path for name, path in here.items() if os.path.exists(path)}
         if here != children:
             group.write_text(json.dumps({"child_paths": here}))
-        count += 1
-    return count
+        settled += 1
+    return settled

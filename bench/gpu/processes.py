@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 POLL_S = 0.2
 GRACE_S = 2.0  # from asking a process to end to ending it
+DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 UNKILLABLE_S = 5.0  # a process inside a driver's call may not even be killed: nobody waits longer for it
 TAIL_BYTES = 24_000
 
@@ -33,11 +35,13 @@ def run(
     folder: Path,
     environment: Mapping[str, str],
     tick: Callable[[], None] = lambda: None,
+    grace: float = GRACE_S,
 ) -> Ended:
     """Run a command for at most some seconds, its output appended to `log`.
 
-    tick: called a few times a second while it runs. Whatever ends this, an exception in `tick` or a signal's handler
-    included, ends the command's whole process group.
+    tick: called a few times a second while it runs. grace: seconds from asking it to end to ending it. Whatever ends
+    this, an exception in `tick` or a signal's handler included, ends the command's whole process group; if this very
+    process is killed, the command is too.
     """
     started = time.monotonic()
     code = None
@@ -45,7 +49,7 @@ def run(
         begin = out.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
         try:
             while code is None and time.monotonic() - started < seconds:
@@ -53,16 +57,16 @@ def run(
                     code = process.wait(POLL_S)
                 tick()
         finally:
-            end_group(process)
+            end_group(process, grace)
     return Ended(code, time.monotonic() - started, tail(log, begin))
 
 
-def end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen, grace: float = GRACE_S) -> None:
     """End a process that leads a group, and all of the group: asked first, then forced."""
     if process.poll() is None:
         _signal(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+            process.wait(grace)
     _signal(process.pid, signal.SIGKILL)  # children that outlived it, too
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(UNKILLABLE_S)
@@ -79,3 +83,9 @@ def tail(log: Path, begin: int = 0) -> str:
 def _signal(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, as far as it is one that can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)

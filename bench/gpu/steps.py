@@ -34,6 +34,7 @@ CASES = (
 )
 QUICK = (("googlenet", "inception4a", 1, 224, False), ("googlenet", "inception4a", 16, 224, False))
 CLOSING_S, LEAST_S = 4.0, 10.0
+GRACE_S = 0.5  # less than this stage is given itself, when it is ended
 ALONE_S = 180.0  # a case's time where the stage runs by itself
 
 
@@ -45,7 +46,7 @@ def run_case(case: tuple[str, str, int, int, bool], seconds: float, quick: bool,
     command = [sys.executable, "-m", "bench.steps", model, layer, str(batch), str(size), "--json", str(file)]
     command += ["--compiled"] * compiled + ["--quick"] * quick
     environment = {**os.environ, DEADLINE: f"{time.time() + seconds:.1f}"}
-    ended = processes.run(command, seconds, log, ROOT, environment)
+    ended = processes.run(command, seconds, log, ROOT, environment, grace=GRACE_S)
     print(ended.output.strip(), flush=True)
     state = state_of(ended.code, ended.output)
     name = f"{model} {layer}, {size} px, batch {batch}"

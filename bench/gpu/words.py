@@ -50,8 +50,9 @@ def stages_table(report: dict[str, Any]) -> str:
         box = f"{stage['box_s']:.0f}" if "box_s" in stage else ""
         cases = rows(report, name)
         passed = sum(bool(row.get("passed", True)) for row in cases)
-        lines.append([name, STATES[stage["state"]], took, box, f"{passed} of {len(cases)}" if cases else ""])
-    return table(("stage", "ended", "s", "at most", "cases passed"), lines)
+        compiled = str(stage.get("kernels_compiled", ""))
+        lines.append([name, STATES[stage["state"]], took, box, f"{passed} of {len(cases)}" if cases else "", compiled])
+    return table(("stage", "ended", "s", "at most", "cases passed", "kernels compiled"), lines)
 
 
 def _section(report: dict[str, Any], name: str, words: Callable[[dict[str, Any]], str]) -> str:

@@ -60,8 +60,23 @@ def gpu_reports() -> dict[str, dict[str, Any]]:
     found = {}
     for path in settings.results_folder().glob("*.json"):
         if path.stem.endswith(tuple("0123456789")):  # <device>-<date>
-            found[path.stem] = _document(path, "steps", "kernels")
+            found[path.stem] = _document(path, "machine", "stages")
     return dict(sorted(found.items(), key=lambda item: item[0][-10:], reverse=True))
+
+
+def found(report: dict[str, Any], stage: str) -> dict[str, Any]:
+    """What a stage of a GPU report has found; {} where it did not run, or found nothing before it ended."""
+    return report["stages"].get(stage, {}).get("found") or {}
+
+
+def rows(report: dict[str, Any], stage: str) -> list[dict[str, Any]]:
+    """The cases of what a stage of a GPU report has found."""
+    return found(report, stage).get("rows", [])
+
+
+def unfinished(report: dict[str, Any]) -> dict[str, str]:
+    """The stages of a GPU report that did not pass, and how they ended."""
+    return {name: stage["state"] for name, stage in report["stages"].items() if stage["state"] != "passed"}
 
 
 def _document(path: Path, *needed: str) -> dict[str, Any] | None:

@@ -1,0 +1,17 @@
+"""`python -m bench.gpu_report` with stages that need no GPU: `python tests/bench/stand_ins [OPTIONS]`."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
+
+from bench import gpu_report
+from bench.gpu import stages
+
+STAGES = ("first", "second", "third", "fourth")
+stages.STAGES = tuple(stages.Stage(name, "stage", 1, 0.5, 1, "a stand-in") for name in STAGES)
+stages.NAMES = STAGES
+gpu_report.MACHINE = "machine"
+
+if __name__ == "__main__":
+    sys.exit(gpu_report.main())
