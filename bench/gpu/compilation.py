@@ -50,12 +50,12 @@ class Elsewhere:
 
 def compile_one(number: int, quick: bool) -> tuple[str, bool, float]:
     """Compile a launch of `wanted.all_launches`: (its kernel and tile, whether it was found in the cache, seconds)."""
-    import triton
+    from triton import knobs
 
     one = _launches(quick)[number]
     hits: list[bool] = []
     started = time.perf_counter()
-    triton.knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
+    knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
     compiled = one.kernel.warmup(*one.arguments, grid=one.grid, **one.constants)
     with contextlib.suppress(Exception):  # a launcher in C, which only a machine with the driver's library can link
         from triton.backends.nvidia.driver import CudaLauncher

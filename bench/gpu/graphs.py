@@ -14,7 +14,7 @@ REFUSAL = "no graphs are wanted here"
 def refused() -> Iterator[None]:
     """No capture begins inside: what would be captured runs step by step, as for a network that cannot be."""
 
-    def enter(graph: torch.cuda.graph) -> None:
+    def enter(self: torch.cuda.graph) -> None:
         raise RuntimeError(REFUSAL)
 
     before = torch.cuda.graph.__enter__
@@ -31,9 +31,9 @@ def counted() -> Iterator[list[int]]:
     count = [0]
     before = torch.cuda.graph.__enter__
 
-    def enter(graph: torch.cuda.graph) -> None:
+    def enter(self: torch.cuda.graph) -> None:
         count[0] += 1
-        return before(graph)
+        return before(self)
 
     torch.cuda.graph.__enter__ = enter
     try:

@@ -159,11 +159,17 @@ def all_launches(quick: bool = False) -> list[Launch]:
 
 def _kind(one: Launch) -> tuple:
     """What tells apart launches that are compiled apart."""
-    arguments = tuple(
-        str(a.dtype) if isinstance(a, torch.Tensor) else (1 if a == 1 else a % 16 == 0) if isinstance(a, int) else "f"
-        for a in one.arguments
-    )
+    arguments = tuple(_sort_of(argument) for argument in one.arguments)
     return one.kernel.__name__, arguments, tuple(sorted(one.constants.items()))
+
+
+def _sort_of(argument: object) -> str:
+    """What triton knows of an argument when it compiles."""
+    if isinstance(argument, torch.Tensor):
+        return str(argument.dtype)
+    if isinstance(argument, int):
+        return "one" if argument == 1 else "of 16" if argument % 16 == 0 else "any"
+    return "float"
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.gpu import document
 from bench.gpu.document import STATES, found, rows
 from bench.tables import table
 
@@ -273,4 +272,13 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "quality": ("Half precision in the end", _quality),
     "trajectories": ("The kernels' way and the reference path's", _trajectories),
 }
-NOT_MEASURED = f"not yet measured: `{document.COMMAND}` measures it on an NVIDIA GPU"
+
+
+def shown(report: dict[str, Any]) -> str:
+    """What docs/gpu.md shows of a report: how its stages ended, whole steps, channels a minute, and where."""
+    parts = [stages_table(report)]
+    for name in ("steps", "atlas"):
+        if name in report["stages"]:
+            parts.append(_section(report, name, SECTIONS[name][1]))
+    machine = report["machine"]
+    return "\n\n".join([*parts, f"`{report['command']}`; {machine.get('line', machine.get('device'))}."])

@@ -147,7 +147,9 @@ def test_a_cache_from_elsewhere_becomes_this_machines(tmp_path):
     kernel.mkdir()
     (kernel / "rows.cubin").write_bytes(b"code")
     group = kernel / "__grp__rows.json"
-    group.write_text(json.dumps({"child_paths": {"rows.cubin": "/elsewhere/ABC/rows.cubin", "rows.ptx": "/elsewhere/x"}}))
+    group.write_text(
+        json.dumps({"child_paths": {"rows.cubin": "/elsewhere/ABC/rows.cubin", "rows.ptx": "/elsewhere/x"}})
+    )
     assert cache.settle(tmp_path) == 1
     assert json.loads(group.read_text()) == {"child_paths": {"rows.cubin": str(kernel / "rows.cubin")}}
     assert cache.count({"TRITON_CACHE_DIR": str(tmp_path)}) == 1

@@ -1,9 +1,6 @@
-"""`python -m bench.gpu_report` with stages that need no GPU: `python tests/bench/stand_ins [OPTIONS]`."""
+"""`python -m bench.gpu_report` with stages that need no GPU: `PYTHONPATH=. python tests/bench/stand_ins [OPTIONS]`."""
 
 import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
 
 from bench import gpu_report
 from bench.gpu import stages
