@@ -116,17 +116,20 @@ class Report:
             log.write(f"\n===== {stage.name}: {' '.join(command[1:])}\n")
         seen, started, kernels = 0, time.monotonic(), cache.count(self.environment)
 
-        def tick() -> None:
-            """Take over what the stage has found since, so that it is kept whatever comes."""
+        def tick() -> bool:
+            """Take over what the stage has found since, so that it is kept whatever comes; whether that is all."""
             nonlocal seen
             stamp = file.stat().st_mtime_ns if file.exists() else 0
             if stamp != seen:
                 seen, entry["found"] = stamp, document.read_found(file)
                 self.write()
+            return bool((entry.get("found") or {}).get("finished"))
 
         try:
             ended = processes.run(command, seconds, self.log, ROOT, self.environment | deadline, tick)
-            entry |= {"state": document.state_of(ended.code, ended.output), "exit": ended.code}
+            entry["found"] = document.read_found(file)
+            code = document.exit_of(ended.code, entry["found"])
+            entry |= {"state": document.state_of(code, ended.output), "exit": ended.code}
             if entry["state"] != "passed":
                 entry["output"] = ended.output[-8000:]
         except Stopped:

@@ -123,7 +123,7 @@ def main() -> int:
     findings = Findings(options.json)
     measure(cases, options.seconds, findings)
     print("\n" + ways_table(findings.rows))
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 if __name__ == "__main__":

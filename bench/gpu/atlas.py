@@ -88,7 +88,7 @@ def main() -> int:
             count = fitting(batch, loop / (16 * batch), overhead, left, steps)
             row |= render(channels, count, steps, batch)
             row["words"] = f"{row['channels a minute']:.0f} channels a minute, {row['captures']} captures"
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 if __name__ == "__main__":

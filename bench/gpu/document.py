@@ -60,6 +60,13 @@ def read_found(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def exit_of(code: int | None, found: dict[str, Any] | None) -> int | None:
+    """A stage's exit status, or the one it was about to end with when it had said that it had finished."""
+    if code is None and found and found.get("finished"):
+        return 0 if found.get("passed") else 1
+    return code
+
+
 def state_of(code: int | None, output: str) -> str:
     """The state of a stage that ended with an exit status (None: by its time), having printed `output`."""
     if code is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 DEADLINE = "FVFAST_BENCH_DEADLINE"  # when the stage will be ended, in seconds since the epoch
 FAULT = "FVFAST_BENCH_FAULT"  # for rehearsals: "kernels=crash,atlas=hang", after the stage's first case
+LAST_WORDS_S = 0.7  # before a stage is ended, it tells where it is
 STAGE = "FVFAST_BENCH_STAGE"  # the stage's name
 
 
@@ -41,6 +43,9 @@ class Findings:
     def __init__(self, path: Path | None, **about: Any) -> None:
         self.path = path
         self.document: dict[str, Any] = {**about, "rows": []}
+        faulthandler.enable()  # a crash says where it was
+        if seconds_left() < float("inf"):  # and so does what hangs, before it is ended
+            faulthandler.dump_traceback_later(max(0.2, seconds_left() - LAST_WORDS_S))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -77,6 +82,16 @@ class Findings:
         words = row.get("failed") or row.get("words", "")
         print(f"{name}: {words} ({row['seconds']:.1f} s)", flush=True)
         self.add(row, to)
+
+    def end(self) -> int:
+        """Say that the stage has done all it had to, and return its exit status: 0 if it passed, else 1.
+
+        What a process takes to end after that, with its drivers and pools of workers, nobody waits for.
+        """
+        faulthandler.cancel_dump_traceback_later()
+        self.say(finished=True, passed=self.passed)
+        sys.stdout.flush()
+        return 0 if self.passed else 1
 
     @property
     def passed(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.2
+LINGER_S = 1.0  # for a process to end that has nothing more to do
 GRACE_S = 2.0  # from asking a process to end to ending it
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 UNKILLABLE_S = 5.0  # a process inside a driver's call may not even be killed: nobody waits longer for it
@@ -34,12 +35,12 @@ def run(
     log: Path,
     folder: Path,
     environment: Mapping[str, str],
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], bool] = lambda: False,
     grace: float = GRACE_S,
 ) -> Ended:
     """Run a command for at most some seconds, its output appended to `log`.
 
-    tick: called a few times a second while it runs. grace: seconds from asking it to end to ending it. Whatever ends
+    tick: called a few times a second while it runs; True says that nothing more is to come of it. grace: seconds from asking it to end to ending it. Whatever ends
     this, an exception in `tick` or a signal's handler included, ends the command's whole process group; if this very
     process is killed, the command is too.
     """
@@ -55,7 +56,10 @@ def run(
             while code is None and time.monotonic() - started < seconds:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(POLL_S)
-                tick()
+                if tick():
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        code = process.wait(LINGER_S)
+                    break
         finally:
             end_group(process, grace)
     return Ended(code, time.monotonic() - started, tail(log, begin))

@@ -64,7 +64,7 @@ def main() -> int:
             row |= compare(result, truth)
             row["passed"] = abs(row["median change"]) <= BOUND
             row["words"] = f"median change {row['median change']:+.2%}"
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 if __name__ == "__main__":

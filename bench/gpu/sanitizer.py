@@ -104,7 +104,7 @@ def main() -> int:
         return 0
     for tool in TOOLS[:1] if options.quick else TOOLS:
         watch(tool, program, findings)
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 if __name__ == "__main__":

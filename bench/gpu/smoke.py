@@ -92,7 +92,7 @@ def main() -> int:
             check(PATHS[name], row)
     with findings.case("dream") as row:
         dream(row)
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main() -> int:
             share = max(LEAST_S, left / 2) if number + 1 < len(cases) else left
             row = run_case(case, min(share, ALONE_S), options.quick, Path(work))
             findings.add(row)
-    return 0 if findings.passed else 1
+    return findings.end()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -64,7 +64,9 @@ def main() -> int:
     code = pytest.main(command, plugins=[Watch(findings)])
     counts = {word: sum(row["outcome"] == word for row in findings.rows) for word in ("passed", "failed", "skipped")}
     findings.say(counts=counts, exit=int(code))
-    return 0 if findings.passed and code == pytest.ExitCode.OK else 1
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        findings.add({"case": "pytest", "outcome": "failed", "passed": False, "traceback": f"pytest ended with {code}"})
+    return findings.end()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.gpu.document import STATES, found, rows
 from bench.tables import table
 
-BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a document of another shape ends in
+BROKEN = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    ImportError,
+)  # what a document of another shape ends in
 RATIOS = ("lucent-style", "reference", "graphed", "compiled")
 TAIL_LINES = 25
 
@@ -204,8 +212,7 @@ def step_ratio(row: Mapping[str, Any], name: str) -> str:
 
 
 def _network(report: dict[str, Any]) -> str:
-    what = found(report, "network")
-    return what["table"] if isinstance(what.get("table"), str) else _lines("network")(report)
+    return importlib.import_module("bench.network").markdown(found(report, "network"))
 
 
 def _atlas(report: dict[str, Any]) -> str:

@@ -54,6 +54,9 @@ def test_a_stage_that_crashes_and_one_that_hangs_cost_the_others_nothing(tmp_pat
     assert [len(stage["found"]["rows"]) for stage in found.values()] == [3, 1, 1, 3]
     assert found["second"]["exit"] == -signal.SIGSEGV
     assert "a planted crash" in found["second"]["output"]
+    for name in ("second", "third"):  # where they were when it happened
+        assert "findings.py" in found[name]["output"]
+        assert "_plant_fault" in found[name]["output"]
     assert found["third"]["seconds"] < found["third"]["box_s"] + 3
     text = done.stdout
     assert "| second | CRASHED |" in text
