@@ -43,9 +43,11 @@ class Findings:
     def __init__(self, path: Path | None, **about: Any) -> None:
         self.path = path
         self.document: dict[str, Any] = {**about, "rows": []}
-        faulthandler.enable()  # a crash says where it was
-        if seconds_left() < float("inf"):  # and so does what hangs, before it is ended
-            faulthandler.dump_traceback_later(max(0.2, seconds_left() - LAST_WORDS_S))
+        # A crash says where it was, and so does what hangs, before it is ended; past whoever captures stderr.
+        self._stderr = os.fdopen(os.dup(2), "w")
+        faulthandler.enable(self._stderr)
+        if seconds_left() < float("inf"):
+            faulthandler.dump_traceback_later(max(0.2, seconds_left() - LAST_WORDS_S), file=self._stderr)
 
     @property
     def rows(self) -> list[dict[str, Any]]:

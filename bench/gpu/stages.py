@@ -25,12 +25,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("compile", "bench.gpu.compilation", 60, 5, 1, "every kernel that is needed later, on all processors at once"),
-    Stage("smoke", "bench.gpu.smoke", 30, 10, 1, "every public path of a render, its graph against its eager steps"),
+    Stage("compile", "bench.gpu.compilation", 50, 12, 1, "every kernel that is needed later, on all processors at once"),
+    Stage("smoke", "bench.gpu.smoke", 40, 12, 1, "every public path of a render, its graph against its eager steps"),
     Stage("tests", "bench.gpu.tests", 40, 15, 2, "the tests marked `gpu`"),
-    Stage("sanitizer", "bench.gpu.sanitizer", 20, 15, 8, "compute-sanitizer on every kernel at a small size"),
+    Stage("sanitizer", "bench.gpu.sanitizer", 25, 20, 8, "compute-sanitizer on every kernel at a small size"),
     Stage("kernels", "bench.kernels", 40, 12, 5, "errors, times, bytes, a copy's rate, other tiles"),
-    Stage("steps", "bench.gpu.steps", 55, 20, 2, "whole steps against eager, compiled, graphed and lucent-style ones"),
+    Stage("steps", "bench.gpu.steps", 60, 20, 2, "whole steps against eager, compiled, graphed and lucent-style ones"),
     Stage("network", "bench.network", 25, 15, 6, "the network's share, and what makes it faster"),
     Stage("atlas", "bench.gpu.atlas", 30, 12, 3, "channels of GoogLeNet a minute"),
     Stage("quality", "bench.gpu.quality", 15, 8, 4, "final objectives of half precision, exact kernels and reference"),

@@ -19,7 +19,7 @@ from bench.gpu.findings import Findings, needs_gpu, stage_parser
 
 MARK = re.compile(r"\bmark\.gpu\b")
 EACH_S = 60  # for one test, where pytest-timeout is installed
-QUICK = "dtypes or graph or captured"
+QUICK = "graph or bytes"
 
 
 class Watch:
@@ -56,7 +56,7 @@ def main() -> int:
     if not needs_gpu("bench.gpu.tests"):
         return 2
     findings = Findings(options.json)
-    command = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short", *files()]
+    command = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=short", *files()]
     if importlib.util.find_spec("pytest_timeout"):
         command += [f"--timeout={EACH_S}"]
     if options.quick:
