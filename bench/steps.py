@@ -304,8 +304,8 @@ def main() -> int:
     seconds = 0.1 if options.quick else options.seconds
     row = measure(case, device, torch.bfloat16, seconds, ways, lambda row: findings.say(**row))
     row["passed"] = "fvfast" in row["ms"] and bool(row.get("gate", {}).get("passed"))
-    findings.say(**row)
-    print(in_words(row))
+    print(in_words(row), flush=True)
+    findings.say(**row, finished=True)
     return 0 if row["passed"] else 1
 
 

@@ -162,7 +162,7 @@ def main() -> int:
 
 
 def _wait(running: list[subprocess.Popen], findings: Findings) -> bool:
-    """Wait for torch.compile a while; whether it did not end badly. What is unfinished is finished when it is needed."""
+    """Wait a while for torch.compile; whether it did not end badly. What is unfinished is made when it is needed."""
     codes: list[int | None] = []
     until = time.monotonic() + min(LONGER_S, seconds_left() - CLOSING_S)
     for process in running:

@@ -40,9 +40,9 @@ def run(
 ) -> Ended:
     """Run a command for at most some seconds, its output appended to `log`.
 
-    tick: called a few times a second while it runs; True says that nothing more is to come of it. grace: seconds from asking it to end to ending it. Whatever ends
-    this, an exception in `tick` or a signal's handler included, ends the command's whole process group; if this very
-    process is killed, the command is too.
+    tick: called a few times a second while it runs; True says that nothing more is to come of it. grace: seconds from
+    asking it to end to ending it. Whatever ends this, an exception in `tick` or a signal's handler included, ends the
+    command's whole process group; if this very process is killed, the command is too.
     """
     started = time.monotonic()
     code = None

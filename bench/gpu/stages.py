@@ -25,7 +25,9 @@ class Stage:
 
 
 STAGES = (
-    Stage("compile", "bench.gpu.compilation", 50, 12, 1, "every kernel that is needed later, on all processors at once"),
+    Stage(
+        "compile", "bench.gpu.compilation", 50, 12, 1, "every kernel that is needed later, on all processors at once"
+    ),
     Stage("smoke", "bench.gpu.smoke", 40, 12, 1, "every public path of a render, its graph against its eager steps"),
     Stage("tests", "bench.gpu.tests", 40, 15, 2, "the tests marked `gpu`"),
     Stage("sanitizer", "bench.gpu.sanitizer", 25, 20, 8, "compute-sanitizer on every kernel at a small size"),

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from bench.gpu import processes
-from bench.gpu.document import ROOT, read_found, state_of
+from bench.gpu.document import ROOT, exit_of, read_found, state_of
 from bench.gpu.findings import DEADLINE, Findings, seconds_left, stage_parser
 
 # Network, layer, batch, pixels, and whether it is torch.compile's turn to be the baseline, which takes long.
@@ -48,13 +48,19 @@ def run_case(case: tuple[str, str, int, int, bool], seconds: float, quick: bool,
     command = [sys.executable, "-m", "bench.steps", model, layer, str(batch), str(size), "--json", str(file)]
     command += ["--compiled"] * compiled + ["--quick"] * quick
     environment = {**os.environ, DEADLINE: f"{time.time() + seconds:.1f}"}
-    ended = processes.run(command, seconds, log, ROOT, environment, grace=GRACE_S)
+
+    def finished() -> bool:
+        return bool((read_found(file) or {}).get("finished"))
+
+    ended = processes.run(command, seconds, log, ROOT, environment, finished, GRACE_S)
     print(ended.output.strip(), flush=True)
-    state = state_of(ended.code, ended.output)
+    found = read_found(file) or {}
+    state = state_of(exit_of(ended.code, found), ended.output)
     name = f"{model} {layer}, {size} px, batch {batch}"
     # What ran out of time has found what it had found.
-    row = {"case": name, "ms": {}, "failures": {}, "ratios": None, **(read_found(file) or {})}
-    row.pop("rows", None)
+    row = {"case": name, "ms": {}, "failures": {}, "ratios": None, **found}
+    for key in ("rows", "finished"):
+        row.pop(key, None)
     row |= {"batch": batch, "size": size, "model": model, "state": state, "seconds": round(ended.seconds, 1)}
     if state in ("crashed", "timed out"):
         row |= {"passed": False, "output": ended.output[-3000:]}

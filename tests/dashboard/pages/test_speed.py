@@ -32,7 +32,7 @@ def times(scale):
 
 @pytest.fixture
 def gpu():
-    """What the report wrote on a GPU that computes nothing (tests/bench/rehearsed.json): no gate passed, stages ended."""
+    """What the report wrote on a GPU that computes nothing (tests/bench/rehearsed.json): no gate has passed."""
     return json.loads((ROOT / "tests" / "bench" / "rehearsed.json").read_text())
 
 
