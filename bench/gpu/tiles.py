@@ -24,6 +24,13 @@ def trials(problem: Problem, precision: str) -> Iterator[tuple[str, Tile, bool]]
     yield from ((name, tile, False) for name, tiles in tried.items() for tile in tiles[1:])
 
 
+def without_tiles(problem: Problem, precision: str) -> list[str]:
+    """The kernels of a step that have no tile to choose."""
+    tried = candidates(problem.geometry, precision == "exact")
+    names = [one.kernel.__name__ for one, _ in _launches(problem, precision, {}, problem.states[0])]
+    return [name for name in names if name not in tried]
+
+
 def measure_tiles(problem: Problem, truth: Truth, rate: float, seconds: float, findings: Findings) -> None:
     """A row for each kernel, precision and tile, into the findings' list `tiles`. rate: a copy's bytes a second."""
     for precision in ("fast", "exact"):
@@ -34,8 +41,14 @@ def measure_tiles(problem: Problem, truth: Truth, rate: float, seconds: float, f
                 row |= {"kernel": name, "precision": precision, "size": problem.size, "batch": problem.batch}
                 row |= {"tile": tile.options(), "table": own}
                 row |= gate(problem, precision, {name: tile}, truth)
-                row |= timed(problem, precision, name, tile, rate, seconds)
+                row |= timed(problem, precision, name, {name: tile}, rate, seconds)
                 row["words"] = f"{'' if row['passed'] else 'WRONG, '}{row['p50_ms']:.4f} ms, {row['of_copy']:.0%}"
+        for name in without_tiles(problem, precision):
+            with findings.case(f"{name} {precision}, {problem.size} px, batch {problem.batch}", "tiles") as row:
+                row |= {"kernel": name, "precision": precision, "size": problem.size, "batch": problem.batch}
+                row |= {"tile": {}, "table": True, **gate(problem, precision, {}, truth)}
+                row |= timed(problem, precision, name, {}, rate, seconds)
+                row["words"] = f"{row['p50_ms']:.4f} ms"
 
 
 def gate(problem: Problem, precision: str, tiles: dict[str, Tile], truth: Truth) -> dict[str, Any]:
@@ -50,18 +63,26 @@ def gate(problem: Problem, precision: str, tiles: dict[str, Tile], truth: Truth)
     return {"errors": errors, "passed": passed}
 
 
-def timed(problem: Problem, precision: str, name: str, tile: Tile, rate: float, seconds: float) -> dict[str, Any]:
-    """Milliseconds of one launch, from a graph of many; the bytes that it has to move, and their share of a copy's."""
+def timed(
+    problem: Problem, precision: str, name: str, tiles: dict[str, Tile], rate: float, seconds: float
+) -> dict[str, Any]:
+    """Milliseconds of one launch, from a graph of many; the bytes that it has to move, and their share of a copy's.
+
+    Of a kernel whose bytes nobody has counted, neither is known.
+    """
     runs: list[Callable[[], None]] = []
     for state in problem.states:
-        for one, _ in _launches(problem, precision, {name: tile}, state):
+        for one, _ in _launches(problem, precision, tiles, state):
             if one.kernel.__name__ == name:
                 runs.append(one.run)
             one.run()  # so that each finds what the one before it leaves
     times = ROUNDS * len(runs)
     replay = repeated(runs, times)
     ms = {f"{key}_ms": value / times for key, value in quantiles(queued([replay], seconds)).items()}
-    moved = problem.batch * step_bytes(problem.size, precision).get(name, float("nan"))
+    bytes_an_image = step_bytes(problem.size, precision).get(name)
+    if bytes_an_image is None:
+        return {**ms, "bytes": None, "of_copy": None}
+    moved = problem.batch * bytes_an_image
     return {**ms, "bytes": moved, "of_copy": moved / (ms["p50_ms"] * 1e-3) / rate}
 
 

@@ -173,8 +173,9 @@ def tiles_table(tiles: Sequence[Mapping[str, Any]]) -> str:
         kernel = f"{row['kernel']} {row['precision']}{'' if row['table'] else ', instead'}"
         error = f"{row['errors']['gradient']:.1e}{'' if row['passed'] else ' WRONG'}"
         where = [str(row["size"]), str(row["batch"])]
-        moved = [f"{row['p50_ms'] * 1e3 / row['batch']:.2f}", f"{row['bytes'] / 1e6:.1f}", f"{row['of_copy']:.0%}"]
-        lines.append([kernel, tile, *where, *moved, error])
+        moved = ["", ""] if row["bytes"] is None else [f"{row['bytes'] / 1e6:.1f}", f"{row['of_copy']:.0%}"]
+        each = f"{row['p50_ms'] * 1e3 / row['batch']:.2f}"
+        lines.append([kernel, tile or "one", *where, each, *moved, error])
     return table(("kernel", "tile", "px", "batch", "us an image", "MB", "of copy", "error"), lines) if lines else ""
 
 
