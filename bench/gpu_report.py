@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -74,11 +75,12 @@ class Report:
             machine["problem"] = f"the machine could not be asked: {ended.output[-2000:]}"
         self.document["machine"] = machine
         name = re.sub(r"[^a-z0-9]+", "-", machine["device"].lower()).strip("-")
-        folder = Path(self.options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{name}-{machine['date']}.json"
-        text, self.log = self.log.read_bytes(), self.path.with_suffix(".log")
-        self.log.write_bytes(text)
+        try:
+            self.path = free_name(Path(self.options.out), f"{name}-{machine['date']}")
+            text, self.log = self.log.read_bytes(), self.path.with_suffix(".log")
+            self.log.write_bytes(text)
+        except OSError as error:
+            raise FvfastError(f"--out {self.options.out} cannot be written to ({error.strerror})") from error
         return True
 
     def bring_weights(self) -> None:
@@ -164,6 +166,13 @@ class Report:
         print(f"[{used:4.0f} s used, {max(0.0, self.left):4.0f} s left] {sentence}", file=sys.stderr, flush=True)
 
 
+def free_name(folder: Path, name: str) -> Path:
+    """The file of a new report: with a number where that day's name is taken, so that no run replaces another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in (folder / f"{one}.json" for one in names) if not path.exists())
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -202,6 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
             report.bring_weights()
             report.run()
             report.close("finished")
+        except FvfastError as error:
+            print(error, file=sys.stderr)
+            return 2
         except Stopped as stopped:
             report.close(f"stopped by {stopped}")
             return 1

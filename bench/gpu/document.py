@@ -1,6 +1,6 @@
 """The report's document: what each stage came to and found, kept as one JSON file that is whole at any moment.
 
-    {"kind": "gpu", "command", "machine", "weights", "quick", "budget_s", "seconds", "ended",
+    {"kind": "gpu", "command", "started", "machine", "weights", "quick", "budget_s", "seconds", "ended",
      "stages": {NAME: {"state", "seconds", "box_s", "exit", "output", "found"}}}
 
 A stage's `state` is one of STATES, `output` the end of what it printed, where it did not pass, and `found` what it
@@ -9,6 +9,7 @@ had written when it ended, however it ended.
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def begin(names: list[str], command: str, budget: float, quick: bool) -> dict[st
     return {
         "kind": "gpu",
         "command": command,
+        "started": datetime.datetime.now().isoformat(timespec="seconds"),
         "machine": {},
         "weights": "",
         "quick": quick,
@@ -95,4 +97,4 @@ def newest(folder: Path = RESULTS) -> dict[str, Any] | None:
     """The report in a folder that was measured last; None where there is none."""
     reports = [document for path in folder.glob("*.json") if (document := read_found(path)) is not None]
     reports = [document for document in reports if document.get("kind") == "gpu" and document.get("machine")]
-    return max(reports, key=lambda report: str(report["machine"].get("date", "")), default=None)
+    return max(reports, key=lambda report: str(report.get("started", "")), default=None)

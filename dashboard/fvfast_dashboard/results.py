@@ -57,11 +57,12 @@ def keep_speed(document: dict[str, Any]) -> None:
 
 def gpu_reports() -> dict[str, dict[str, Any]]:
     """Every report of `make gpu`, by the name of its file, the newest first. Raises Unreadable as `load` does."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in settings.results_folder().glob("*.json"):
-        if path.stem.endswith(tuple("0123456789")):  # <device>-<date>
-            found[path.stem] = _document(path, "machine", "stages")
-    return dict(sorted(found.items(), key=lambda item: item[0][-10:], reverse=True))
+        named = path.stem.endswith(tuple("0123456789"))  # <device>-<date>, or that and a number
+        if named and (document := _document(path, "machine", "stages")):
+            found[path.stem] = document
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("started")), reverse=True))
 
 
 def found(report: dict[str, Any], stage: str) -> dict[str, Any]:

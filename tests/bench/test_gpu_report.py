@@ -94,6 +94,10 @@ def test_what_ends_the_report_leaves_what_was_measured(tmp_path, number):
 def test_only_and_skip(tmp_path):
     assert run(tmp_path, "--only", "first", "third", "--skip", "third", "--budget", "15").returncode == 0
     assert list(read(tmp_path)["stages"]) == ["first"]
+    # Another run of that day leaves the first one's files alone.
+    assert run(tmp_path, "--only", "second", "--budget", "15").returncode == 0
+    assert list(read(tmp_path)["stages"]) == ["first"]
+    assert (tmp_path / "a-stand-in-2025-06-01-2.md").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_only_and_skip(tmp_path):
         (["--skip", "nothing-like-it"], "there are first, second, third, fourth"),
         (["--only", "first", "--skip", "first"], "no stage is left to run"),
         (["--budget", "1"], "--budget takes seconds, more than 5, not 1"),
+        (["--out", __file__], "--out takes a folder"),
     ],
 )
 def test_what_cannot_be_asked_for_is_a_sentence(tmp_path, options, said):

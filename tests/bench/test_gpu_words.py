@@ -127,7 +127,7 @@ def test_what_is_of_another_shape_costs_its_own_section_only(rehearsed, name):
 def test_the_newest_report_is_shown(tmp_path, rehearsed, monkeypatch):
     assert document.newest(tmp_path) is None
     for day in ("2026-01-02", "2026-01-01"):
-        rehearsed["machine"]["date"] = day
+        rehearsed |= {"started": day, "machine": {**rehearsed["machine"], "date": day}}
         document.write(rehearsed, tmp_path / f"{day}.json")
     (tmp_path / "peers.json").write_text('{"kind": "peers"}')
     (tmp_path / "broken.json").write_text("{")
