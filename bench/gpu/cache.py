@@ -22,7 +22,6 @@ def environment(root: Path) -> dict[str, str]:
     wanted = {
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_STORE_BINARY_ONLY": "1",  # a tenth of the size: what travels must be small
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 

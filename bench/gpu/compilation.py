@@ -10,7 +10,6 @@ the networks of the steps' `compiled` baseline go through torch.compile, which n
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -113,7 +112,7 @@ def compile_all(arch: int, quick: bool, findings: Findings) -> bool:
 
 
 def prune(folder: Path) -> None:
-    """Leave of a cache only what a launch needs."""
+    """Leave of a cache only what a launch needs: an eighth of it, since it is to travel."""
     for file in folder.glob("*/*"):
         if file.suffix in (".source", ".ttir", ".ttgir", ".llir", ".ptx"):
             file.unlink()
@@ -191,5 +190,4 @@ def _launches(quick: bool) -> list:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TRITON_STORE_BINARY_ONLY", "1")
     sys.exit(main())
