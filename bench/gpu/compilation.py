@@ -10,6 +10,7 @@ the networks of the steps' `compiled` baseline go through torch.compile, which n
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import sys
 import time
@@ -88,6 +89,15 @@ def compile_all(arch: int, quick: bool, findings: Findings) -> bool:
     failures: list[str] = []
     times: list[tuple[float, str]] = []
     found = 0
+
+    def tell() -> None:
+        slowest = [f"{seconds:.1f} s {name}" for seconds, name in sorted(times, reverse=True)[:10]]
+        findings.say(
+            kernels=count, in_the_cache_before=before, found=found, compiled=len(times), failures=failures,
+            compiling_s=round(sum(seconds for seconds, _ in times), 1), slowest=slowest, arch=arch,
+        )  # fmt: skip
+
+    tell()
     pool = ProcessPoolExecutor(cores(), mp_context=get_context("fork"))
     futures: list[Future] = [pool.submit(compile_one, number, quick) for number in range(count)]
     try:
@@ -98,11 +108,7 @@ def compile_all(arch: int, quick: bool, findings: Findings) -> bool:
                 times += [] if hit else [(seconds, name)]
             except Exception as error:
                 failures.append(f"{type(error).__name__}: {str(error).strip()[:300]}")
-            slowest = [f"{seconds:.1f} s {name}" for seconds, name in sorted(times, reverse=True)[:10]]
-            findings.say(
-                kernels=count, in_the_cache_before=before, found=found, compiled=len(times), failures=failures,
-                compiling_s=round(sum(seconds for seconds, _ in times), 1), slowest=slowest, arch=arch,
-            )  # fmt: skip
+            tell()
     except Late:
         pass  # the rest is compiled when it is launched
     for process in list((pool._processes or {}).values()):
@@ -172,21 +178,12 @@ def _wait(running: list[subprocess.Popen], findings: Findings) -> bool:
     return not any(codes)
 
 
-_LAUNCHES: dict[bool, list] = {}
+@functools.cache
+def _launches(quick: bool) -> list[Any]:
+    """All launches, what is wanted most first: the time may end before all are compiled. Listed once in a process."""
+    from bench.gpu import wanted
 
-
-def _launches(quick: bool) -> list:
-    """All launches, listed once in a process, the costliest first, so that the last to end are short ones."""
-    if quick not in _LAUNCHES:
-        from bench.gpu import wanted
-
-        def cost(one) -> tuple[int, int, str]:
-            constants = one.constants
-            adjoint = 2 if one.kernel.__name__ == "columns_adjoint" else 1
-            return adjoint * constants.get("H", 0) * (3 if constants.get("EXACT") else 1), 0, one.kernel.__name__
-
-        _LAUNCHES[quick] = sorted(wanted.all_launches(quick), key=cost, reverse=True)
-    return _LAUNCHES[quick]
+    return wanted.all_launches(quick)
 
 
 if __name__ == "__main__":
