@@ -62,7 +62,7 @@ def launch() -> None:
     warp(image, matrix, OUT, backend="triton").square().sum().backward()
     assert image.grad is not None
     with torch.no_grad():
-        adam_(image, image.grad, torch.zeros_like(image), torch.zeros_like(image), step + 1, rates, backend="triton")
+        adam_(image, image.grad, torch.zeros_like(image), torch.zeros_like(image), step[0] + 1, rates, backend="triton")
     torch.cuda.synchronize()
     print("every kernel was launched")
 
