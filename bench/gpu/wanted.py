@@ -15,6 +15,7 @@ from fvfast_kernels.geometry import Epilogue, Geometry
 from fvfast_kernels.launch import Launch, Tile
 
 from bench.alternatives import candidates
+from bench.gpu.sanitizer import HEIGHT, LAYOUTS, OUT, WIDTH
 
 HALF = torch.bfloat16  # what a render on a GPU computes in
 
@@ -83,6 +84,15 @@ def smoked() -> Iterator[Shape]:
     yield from engine(96, (1, 3), singles=False)
 
 
+def sanitized() -> Iterator[Shape]:
+    """What bench.gpu.sanitizer launches under compute-sanitizer."""
+    canvas = (HEIGHT, WIDTH)
+    for precision in ("exact", "fast"):
+        for layout in LAYOUTS:
+            yield Shape(canvas, OUT, precision=precision, dtype=torch.float16, layout=layout)
+        yield Shape(canvas, OUT, precision=precision, layout="nchw", table=False, adam=False, phase=True)
+
+
 def tested() -> Iterator[Shape]:
     """What the tests marked `gpu` launch at their sizes (tests/kernels/test_gpu.py)."""
     for canvas, view in ((64, 64), (225, 224), (512, 299), (768, 1024), (1024, 768)):
@@ -105,6 +115,7 @@ def all_shapes(quick: bool = False) -> Iterator[Shape]:
     yield from measured(224, (1, 16))
     if quick:
         return
+    yield from sanitized()
     yield from engine(512, (16,), singles=False)
     yield from measured(512, (16,))
     yield from engine(224, (3,), halves=False)
