@@ -21,7 +21,8 @@ import PIL.Image
 
 import fvfast
 from bench import record
-from bench.report import redraw_all, table
+from bench.report import redraw_all
+from bench.tables import table
 from fvfast.atlases import atlas
 from fvfast.store import Store
 

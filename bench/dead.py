@@ -16,7 +16,8 @@ import torch
 
 import fvfast
 from bench import record
-from bench.report import redraw_all, table
+from bench.report import redraw_all
+from bench.tables import table
 from fvfast.job import Job
 from fvfast.plans import ImagePlan, Keep
 from fvfast.recipes import DEFAULT

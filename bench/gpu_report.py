@@ -1,263 +1,230 @@
-"""Everything that only a GPU can tell, in one command of under eight minutes, without a network.
+"""Everything that only a GPU can tell, in one command of under six minutes, without a network.
 
-    python -m bench.gpu_report            the whole report, into bench/results/<device>-<date>.json and .md
-    python -m bench.gpu_report --quick    smaller batches, to see that it runs
+    python -m bench.gpu_report                        into bench/results/<device>-<date>.json, .md and .log
+    python -m bench.gpu_report --budget 120 --out DIR
+    python -m bench.gpu_report --only smoke steps     some stages; --skip leaves some out
+    python -m bench.gpu_report --compile-only --arch 90      compile for a GPU that is not here, into .gpu-cache
 
-In this order: the tests marked `gpu`, compute-sanitizer on the kernels where it is installed, the kernels against
-PyTorch (bench.kernels), whole steps against the lucent-style loop and the reference path (bench.steps), how fast a
-whole network's channels are rendered, how far half precision is from float32 in the end, and how far the kernels'
-way through the same steps is from the reference path's (bench.trajectories). Figures whose gate failed are kept in
-the JSON, and no ratio is printed for them.
+Each stage is a process of its own with a time box: one that crashes or hangs is ended and named, with what it had
+found, and the next one runs. The JSON file is written anew with every case of every stage, so that whatever ends the
+report leaves all that was measured. docs/gpu.md says what each stage tells.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
+import itertools
 import json
 import os
 import re
-import shutil
-import statistics
-import subprocess
+import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import torch
+from bench.gpu import cache, document, findings, processes, stages, weights
+from bench.gpu.document import ROOT
+from bench.gpu.stages import Stage
+from fvfast.errors import FvfastError
 
-import fvfast
-from bench import trajectories
-from bench.report import ROOT, stamp, table
-from bench.steps import Case, backend, measure
-
-RESULTS = ROOT / "bench" / "results"
-MODELS = (("googlenet", "inception4a"), ("resnet50", "layer3"))
-SIZES, BATCHES = (224, 512), (1, 16, 64, 256)
-ATLAS_LAYERS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+BUDGET_S = 300.0
+CLOSING_S = 5.0  # kept for ending what is over its time, and for the last words
+MACHINE = "bench.gpu.machine"
+PROBE_S = 60.0  # a first import of torch from a cold disk
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small batches and few steps")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("bench.gpu_report needs an NVIDIA GPU: torch finds none here.", file=sys.stderr)
-        return 2
-    device = torch.device("cuda")
-    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    path = RESULTS / f"{name}-{datetime.date.today().isoformat()}.json"
-    RESULTS.mkdir(exist_ok=True)
-    report: dict[str, Any] = {"machine": machine()}
-    parts = {
-        "tests": gpu_tests,
-        "sanitizer": sanitizer,
-        "kernels": lambda: kernels(options.quick),
-        "steps": lambda: steps(device, options.quick),
-        "atlas": lambda: atlas(options.quick),
-        "quality": lambda: quality(options.quick),
-        "trajectories": lambda: trajectories.on_gpu(options.quick),
-    }
-    for part, run in parts.items():
-        started = time.perf_counter()
-        report[part] = run()
-        print(f"{part}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        # Written after every part: what is measured is kept, whatever comes after.
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    text = markdown(report)
-    path.with_suffix(".md").write_text(text)
-    print(text)
-    return 0 if healthy(report) else 1
+class Stopped(Exception):
+    """A signal asked the report to end; str() is the signal's name."""
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    import triton
+class Report:
+    """One run of the report: its document, where it is kept, and the time it has left."""
 
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = "unknown"
-    if shutil.which(query[0]):
-        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or driver
-    return {"stamp": stamp(), "driver": driver, "triton": triton.__version__, "cuda": torch.version.cuda or "none"}
-
-
-# The parts -------------------------------------------------------------------------------------------------
-
-
-def gpu_tests() -> dict[str, Any]:
-    """The tests marked `gpu`, in a process of their own."""
-    done = _run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"])
-    return {"passed": done.returncode == 0, "summary": _last_line(done.stdout), "output": _tail(done)}
-
-
-def sanitizer() -> dict[str, Any]:
-    """compute-sanitizer's memory check on the smallest GPU tests of the kernels; not run where it is not installed."""
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"ran": False, "reason": "compute-sanitizer is not installed"}
-    test = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels/test_gpu.py", "-k", "sanitizer"]
-    try:
-        done = _run([tool, "--error-exitcode", "9", *test], timeout=90)
-    except subprocess.TimeoutExpired:
-        return {"ran": False, "reason": "not finished within 90 s"}
-    if done.returncode == 5:
-        return {"ran": False, "reason": "no test carries the name 'sanitizer'"}
-    return {"ran": True, "passed": done.returncode == 0, "output": _tail(done)}
-
-
-def kernels(quick: bool) -> dict[str, Any]:
-    """`bench.kernels` in a process of its own."""
-    file = RESULTS / ".kernels.json"
-    sizes = ["--size", "224", "--batch", "1", "16"] if quick else []
-    done = _run([sys.executable, "-m", "bench.kernels", "--json", str(file), *sizes])
-    if not file.exists():
-        return {"passed": False, "output": _tail(done)}
-    found = json.loads(file.read_text())
-    file.unlink()
-    return {"passed": done.returncode == 0, "table": done.stdout, **found}
-
-
-def steps(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Whole steps at every size and batch; those that do not fit are named, not left out."""
-    found: list[dict[str, Any]] = []
-    for model, layer in MODELS:
-        for size in SIZES[:1] if quick else SIZES:
-            for batch in BATCHES[:2] if quick else BATCHES:
-                case = Case(model, layer, batch, size)
-                try:
-                    found.append(measure(case, device, torch.bfloat16, 0.2 if quick else 0.6))
-                except torch.OutOfMemoryError:
-                    found.append({"case": f"{model} {layer}, {size} px, batch {batch}", "out of memory": True})
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-    return found
-
-
-def atlas(quick: bool) -> dict[str, Any]:
-    """512 channels spread over GoogLeNet's inception blocks, 256 steps, and what all of them would take."""
-    per_layer = 4 if quick else 57
-    wanted, total = [], 0
-    layers = {layer.name: layer for layer in _layers("googlenet").values()}
-    for block in ATLAS_LAYERS:
-        channels = layers[f"inception{block}"].channels
-        total += channels
-        spread = sorted({round(i * (channels - 1) / (per_layer - 1)) for i in range(per_layer)})
-        wanted.append(f"inception{block}:" + ",".join(map(str, spread)))
-    result = fvfast.render("googlenet", wanted, weights="none", size=224, steps=32 if quick else 256)
-    each = result.seconds / len(result)
-    return {
-        "channels": len(result),
-        "steps": result.recipes[0].steps,
-        "seconds": result.seconds,
-        "stages": result.stages,
-        "all channels": total,
-        "seconds for all, extrapolated": each * total,
-        "path": result.path,
-    }
-
-
-def quality(quick: bool) -> dict[str, Any]:
-    """Final objectives of 32 channels in half precision with the kernels, against float32 by the reference path."""
-    try:
-        fvfast.load()
-        model, weights, target = "efficientnet_lite0", "default", "_blocks.10:0-31"
-    except ImportError:
-        model, weights, target = "googlenet", "none", "inception4a:0-31"
-    options: dict[str, Any] = {"weights": weights, "size": 224, "steps": 16 if quick else 128}
-    with backend("reference"):
-        exact = fvfast.render(model, target, dtype="float32", **options)
-    fast = fvfast.render(model, target, dtype="bfloat16", **options)
-    changes = ((fast.objective - exact.objective) / exact.objective.abs()).tolist()
-    return {
-        "model": f"{model}, weights {weights}",
-        "channels": len(fast),
-        "median change of the final objective": statistics.median(changes),
-        "median of its size": statistics.median(map(abs, changes)),
-    }
-
-
-# Words -----------------------------------------------------------------------------------------------------
-
-
-def healthy(report: dict[str, Any]) -> bool:
-    """Whether the tests, the sanitizer and every gate passed."""
-    gates = all(step["gate"]["passed"] for step in report["steps"] if "gate" in step)
-    return (
-        report["tests"]["passed"] and report["sanitizer"].get("passed", True) and report["kernels"]["passed"] and gates
-    )
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
-    machine, atlas, end = report["machine"], report["atlas"], report["quality"]
-    stamp = f"{machine['stamp']}, driver {machine['driver']}, triton {machine['triton']}, CUDA {machine['cuda']}"
-    rows = []
-    for step in report["steps"]:
-        if "gate" not in step:
-            rows.append([step["case"], "does not fit", *[""] * 6])
-            continue
-        ratios, ms = step["ratios"] or {}, step["ms"]["fvfast"]
-        memory = step["peak memory over the network's own"]
-        rows.append(
-            [
-                step["case"],
-                f"{ms['p20']:.2f} / {ms['p50']:.2f} / {ms['p80']:.2f}",
-                *[f"{ratios[key]:.2f}x" if key in ratios else "gate failed" for key in RATIOS],
-                f"{step['share outside the network']:.0%}",
-                f"{memory:.2f}" if memory else "",
-            ]
+    def __init__(self, options: argparse.Namespace, chosen: list[Stage], work: Path) -> None:
+        self.options, self.chosen, self.work = options, chosen, work
+        self.started = time.monotonic()
+        words = " ".join(sys.argv[1:])
+        self.document = document.begin(
+            [stage.name for stage in chosen], f"{document.COMMAND} {words}".strip(), options.budget, options.quick
         )
-    header = ["step", "ms p20/p50/p80", "lucent-style", "reference", "graphed", "outside the network", "memory"]
-    check = report["sanitizer"]
-    return "\n\n".join(
-        [
-            f"# {torch.cuda.get_device_name() if torch.cuda.is_available() else 'GPU'} report",
-            stamp,
-            f"Tests: {report['tests']['summary']}. Memory check: "
-            + (("passed" if check["passed"] else "FAILED") if check["ran"] else check["reason"])
-            + ".",
-            "## Kernels",
-            report["kernels"].get("table", report["kernels"].get("output", "")),
-            "## Whole steps",
-            table(header, [row[: len(header)] for row in rows]),
-            "## A whole network",
-            f"{atlas['channels']} channels of GoogLeNet, {atlas['steps']} steps at 224 px, in "
-            f"{atlas['seconds']:.1f} s; all {atlas['all channels']} would take "
-            f"{atlas['seconds for all, extrapolated']:.0f} s.",
-            "## Half precision in the end",
-            f"Median change of the final objective over {end['channels']} channels of {end['model']}: "
-            f"{end['median change of the final objective']:+.2%} (median of its size "
-            f"{end['median of its size']:.2%}).",
-            "## The kernels' way and the reference path's",
-            trajectories.summary(report["trajectories"]),
-            "",
-        ]
-    )
+        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1", **cache.environment(ROOT)}
+        self.log = work / "log"  # until the device has said its name
+        self.path: Path | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that stages may still use."""
+        return self.options.budget - CLOSING_S - (time.monotonic() - self.started)
+
+    def probe(self) -> bool:
+        """Ask the machine what it is, and open the report's files; False where it has no GPU."""
+        found = self.work / "machine.json"
+        command = [sys.executable, "-m", MACHINE, "--json", str(found)]
+        ended = processes.run(command, min(PROBE_S, self.left), self.log, ROOT, self.environment)
+        if ended.code == 2:
+            print(ended.output.strip().splitlines()[-1], file=sys.stderr)
+            return False
+        machine = document.read_found(found) or {"device": "unknown GPU", "date": datetime.date.today().isoformat()}
+        machine.pop("rows", None)
+        if ended.code != 0:
+            machine["problem"] = f"the machine could not be asked: {ended.output[-2000:]}"
+        self.document["machine"] = machine
+        name = re.sub(r"[^a-z0-9]+", "-", machine["device"].lower()).strip("-")
+        try:
+            self.path = free_name(Path(self.options.out), f"{name}-{machine['date']}")
+            text, self.log = self.log.read_bytes(), self.path.with_suffix(".log")
+            self.log.write_bytes(text)
+        except OSError as error:
+            raise FvfastError(f"--out {self.options.out} cannot be written to ({error.strerror})") from error
+        return True
+
+    def bring_weights(self) -> None:
+        """Put real weights where the stages find them, or say that there are none."""
+        paths, sentence = weights.bring(ROOT, self.work / "packages")
+        self.document["weights"] = sentence
+        if paths:
+            before = self.environment.get("PYTHONPATH")
+            self.environment["PYTHONPATH"] = os.pathsep.join([*paths, *([before] if before else [])])
+        self.tell(f"weights: {sentence}")
+
+    def run(self) -> None:
+        """Every stage in its turn."""
+        there = [stage for stage in self.chosen if importlib.util.find_spec(stage.module)]
+        for stage in self.chosen:
+            entry = self.document["stages"][stage.name]
+            if stage not in there:
+                entry["state"] = "missing"
+            elif (seconds := stages.box(there[there.index(stage) :], self.left)) == 0:
+                entry["state"] = "no time"
+            else:
+                self.run_stage(stage, entry, seconds)
+            self.write()
+            spent = f" in {entry['seconds']:.0f} s" if "seconds" in entry else ""
+            self.tell(f"{stage.name}: {document.STATES[entry['state']]}{spent}")
+
+    def run_stage(self, stage: Stage, entry: dict[str, Any], seconds: float) -> None:
+        """One stage in its box."""
+        self.tell(f"{stage.name}: at most {seconds:.0f} s, {stage.about}")
+        file = self.work / f"{stage.name}.json"
+        command = [sys.executable, "-m", stage.module, "--json", str(file), *(["--quick"] * self.options.quick)]
+        deadline = {findings.DEADLINE: f"{time.time() + seconds:.1f}", findings.STAGE: stage.name}
+        entry |= {"state": "running", "box_s": round(seconds, 1)}
+        with self.log.open("a") as log:
+            log.write(f"\n===== {stage.name}: {' '.join(command[1:])}\n")
+        seen, started, kernels = 0, time.monotonic(), cache.count(self.environment)
+
+        def tick() -> bool:
+            """Take over what the stage has found since, so that it is kept whatever comes; whether that is all."""
+            nonlocal seen
+            stamp = file.stat().st_mtime_ns if file.exists() else 0
+            if stamp != seen:
+                seen, entry["found"] = stamp, document.read_found(file)
+                self.write()
+            return bool((entry.get("found") or {}).get("finished"))
+
+        try:
+            ended = processes.run(command, seconds, self.log, ROOT, self.environment | deadline, tick)
+            entry["found"] = document.read_found(file)
+            code = document.exit_of(ended.code, entry["found"])
+            entry |= {"state": document.state_of(code, ended.output), "exit": ended.code}
+            if entry["state"] != "passed":
+                entry["output"] = ended.output[-8000:]
+        except Stopped:
+            entry["state"] = "stopped"
+            raise
+        finally:
+            entry["seconds"] = round(time.monotonic() - started, 1)
+            entry["found"] = document.read_found(file)
+            entry["kernels_compiled"] = cache.count(self.environment) - kernels
+
+    def write(self) -> None:
+        """The document as it stands."""
+        self.document["seconds"] = round(time.monotonic() - self.started, 1)
+        if self.path:
+            document.write(self.document, self.path)
+
+    def close(self, ended: str) -> None:
+        """The document for the last time, and the report for people beside it."""
+        self.document["ended"] = ended
+        self.write()
+        if self.path is None:
+            return
+        from bench.gpu import words
+
+        text = words.markdown(self.document)
+        findings.write_whole(self.path.with_suffix(".md"), text)
+        print(json.dumps(self.document, indent=1) if self.options.json else text)
+
+    def tell(self, sentence: str) -> None:
+        """A line on stderr, with the time used and left."""
+        used = time.monotonic() - self.started
+        print(f"[{used:4.0f} s used, {max(0.0, self.left):4.0f} s left] {sentence}", file=sys.stderr, flush=True)
 
 
-RATIOS = ("over lucent-style", "over reference", "over graphed")
+def free_name(folder: Path, name: str) -> Path:
+    """The file of a new report: with a number where that day's name is taken, so that no run replaces another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in (folder / f"{one}.json" for one in names) if not path.exists())
 
 
-def _layers(model: str):
-    from fvfast.layers import trace
-
-    loaded = fvfast.load(model, "none")
-    return trace(loaded.module.eval(), loaded.size)
-
-
-def _run(command: list[str], timeout: float = 420) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout, env=dict(os.environ)
-    )
-
-
-def _tail(done: subprocess.CompletedProcess[str], count: int = 40) -> str:
-    return "\n".join((done.stdout + done.stderr).splitlines()[-count:])
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help=f"of {', '.join(stages.NAMES)}")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="STAGE", help="run all but these")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="for all of it (300)")
+    parser.add_argument("--quick", action="store_true", help="few and small cases in every stage")
+    parser.add_argument("--out", default=str(document.RESULTS), metavar="FOLDER", help="where its three files go")
+    parser.add_argument("--json", action="store_true", help="print the JSON document, not the tables")
+    parser.add_argument("--compile-only", action="store_true", help="only fill .gpu-cache, without a GPU")
+    parser.add_argument("--arch", type=int, default=90, help="with --compile-only: the GPU's architecture (90)")
+    return parser.parse_args(arguments)
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip("= ") if lines else ""
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        chosen = stages.chosen(options.only, options.skip)
+        if not CLOSING_S < options.budget < 24 * 3600:
+            raise FvfastError(f"--budget takes seconds, more than {CLOSING_S:.0f}, not {options.budget:g}")
+        if Path(options.out).exists() and not Path(options.out).is_dir():
+            raise FvfastError(f"--out takes a folder, and {options.out} is a file")
+    except FvfastError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.compile_only:
+        command = [sys.executable, "-m", "bench.gpu.compilation", "--arch", str(options.arch)]
+        os.execve(command[0], [*command, *(["--quick"] * options.quick)], {**os.environ, **cache.environment(ROOT)})
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    with tempfile.TemporaryDirectory(prefix="gpu-report-", ignore_cleanup_errors=True) as work:
+        report = Report(options, chosen, Path(work))
+        try:
+            if not report.probe():
+                return 2
+            report.bring_weights()
+            report.run()
+            report.close("finished")
+        except FvfastError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except Stopped as stopped:
+            report.close(f"stopped by {stopped}")
+            return 1
+    return 0 if document.healthy(report.document) else 1
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Once is enough: what follows is the closing, which a second signal is not to cut short.
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped(signal.Signals(number).name)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench import record
+from bench.gpu import document
+from bench.gpu.words import BROKEN, step_ratio
 
 # What the sentences speak of: the bundled network's middle, one image, one thread.
 TARGET, PEERS = "_blocks.10:3", ("lucent", "torch-dreams", "dreamlens", "horama")
@@ -20,8 +22,40 @@ def words(stored: dict[str, Any]) -> str:
     if pictures is not None:
         lines.append(f"- {_pictures(pictures)}")
     stamp = f"EfficientNet-Lite0, `{TARGET}`, one thread of {record.line(stored['machine'])}"
-    lines.append("- On an NVIDIA GPU: not yet measured; `make gpu` measures it.")
+    lines.append(f"- {gpu(document.newest())}")
     return "\n".join([*lines, "", f"{stamp}. [docs/performance.md](docs/performance.md) has all of it, with commands."])
+
+
+def gpu(report: dict[str, Any] | None) -> str:
+    """A sentence from the newest report of `make gpu`; what is not in it says so."""
+    if report is None:
+        return "On an NVIDIA GPU: not yet measured; `make gpu` measures it."
+    machine = report["machine"]
+    try:
+        parts = [_gpu_step(report, 1, "lucent-style"), _gpu_step(report, 64, "graphed"), _gpu_channels(report)]
+    except BROKEN as error:
+        return f"On an NVIDIA GPU: the report is not as it should be ({type(error).__name__}): run `make gpu` again."
+    where = f"{machine['device']}, {machine['date']}, commit {machine.get('commit', '?')}"
+    return f"On an NVIDIA GPU, GoogLeNet at 224 px: {'; '.join(parts)} ({where})."
+
+
+def _gpu_step(report: dict[str, Any], batch: int, baseline: str) -> str:
+    wanted = {"model": "googlenet", "size": 224, "batch": batch}
+    row = next((row for row in document.rows(report, "steps") if wanted.items() <= row.items()), None)
+    if row is None or "fvfast" not in row["ms"]:
+        return f"a step of batch {batch} not measured"
+    what = {"lucent-style": "a lucent-style loop", "graphed": "the same in PyTorch, in a CUDA graph"}[baseline]
+    ratio = step_ratio(row, baseline)
+    times = f"**{ratio} as fast as {what}**" if ratio.endswith("x") else f"against {what}: {ratio}"
+    return f"a step of batch {batch} takes {row['ms']['fvfast']['p50']:.2f} ms, {times}"
+
+
+def _gpu_channels(report: dict[str, Any]) -> str:
+    measured = [row for row in document.rows(report, "atlas") if "channels a minute" in row]
+    if not measured:
+        return "channels a minute not measured"
+    best = max(measured, key=lambda row: row["channels a minute"])
+    return f"{best['channels a minute']:.0f} channels a minute at batch {best['batch']}"
 
 
 def _peers(stored: dict[str, Any], size: int) -> str:

@@ -17,7 +17,8 @@ import sys
 from typing import Any
 
 from bench import record
-from bench.report import ROOT, redraw_all, table
+from bench.report import ROOT, redraw_all
+from bench.tables import table
 
 WARM = 5
 ROUNDS = 3

@@ -18,7 +18,8 @@ import PIL.Image
 
 import fvfast
 from bench import record
-from bench.report import DOCS, redraw_all, table
+from bench.report import DOCS, redraw_all
+from bench.tables import table
 from fvfast import files, quality
 
 COMMAND = "python -m bench.parameterisations"

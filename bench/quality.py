@@ -18,7 +18,8 @@ from typing import Any
 import PIL.Image
 
 from bench import record
-from bench.report import DOCS, redraw_all, table
+from bench.report import DOCS, redraw_all
+from bench.tables import table
 from fvfast import files, trials
 from fvfast.cli_atlas import Board
 from fvfast.cli_quality import cell

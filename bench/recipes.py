@@ -14,7 +14,8 @@ from typing import Any
 
 import fvfast
 from bench import record
-from bench.report import DOCS, redraw_all, table
+from bench.report import DOCS, redraw_all
+from bench.tables import table
 from fvfast import files, quality
 from fvfast.errors import did_you_mean
 from fvfast.recipes import RECIPES

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import record
+from bench.gpu.document import newest
 from bench.record import ROOT
+from bench.tables import table
 
 DOCS = ROOT / "docs"
 
@@ -46,6 +48,7 @@ SHOWN = (
     Shown("docs/features.md", "table", "features"),
     Shown("docs/atlas.md", "bench", "atlas", "bench.atlas:words"),
     Shown("docs/kernels.md", "resources", "resources"),
+    Shown("docs/gpu.md", "gpu", "gpu", "bench.gpu.words:shown"),
     Shown("docs/classics.md", "dream", "dreams"),
     Shown("docs/classics.md", "ways", "ways"),
     Shown("docs/classics.md", "faces", "faces"),
@@ -68,7 +71,7 @@ def main() -> None:
 
 def redraw(shown: Shown) -> bool:
     """Draw one block again; False, with the block as it was, where nothing was measured."""
-    stored = record.load(shown.kind)
+    stored = newest(record.RESULTS) if shown.kind == "gpu" else record.load(shown.kind)
     if stored is None:
         return False
     module, _, function = shown.words.partition(":")
@@ -108,12 +111,6 @@ def plain(stored: dict[str, Any]) -> str:
     text = table(stored["header"], [list(row.values()) for row in stored["rows"]])
     parts = (stored["before"], text, stored["after"], f"Measured on {record.line(stored['machine'])}.")
     return "\n\n".join(part for part in parts if part)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others figures."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def write_block(document: Path, name: str, text: str) -> None:

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from bench.report import keep, table
+from bench.report import keep
+from bench.tables import table
 
 ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: CUDA C++ Programming Guide, "Technical Specifications per

@@ -16,7 +16,8 @@ from typing import Any
 import fvfast
 from bench import record
 from bench.classics import find_photograph
-from bench.report import DOCS, redraw_all, table
+from bench.report import DOCS, redraw_all
+from bench.tables import table
 from fvfast import files
 from fvfast.recipes import DEFAULT
 from fvfast.views import Views

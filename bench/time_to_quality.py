@@ -34,7 +34,7 @@ from bench.peers import contenders
 from bench.peers.driver import Settings, Worker
 from bench.peers.judge import Judge
 from bench.peers.task import Task
-from bench.report import table
+from bench.tables import table
 from fvfast import trials
 from fvfast.recipes import RECIPES, Recipe, choose
 from fvfast.targets import parse

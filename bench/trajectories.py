@@ -1,19 +1,20 @@
 """The kernels' way through the same steps as the reference path: how far the two come apart, and why.
 
-    python -m bench.trajectories           on a GPU at 224 px; without one in Triton's interpreter at 32 px
+    python -m bench.trajectories                on a GPU at 224 px; without one in Triton's interpreter at 32 px
+    python -m bench.trajectories --json FILE    as a stage of bench.gpu_report: into this file, and nowhere else
 
 Both paths begin with the same spectra, see the same views, and run in float32. Compared after 1, 4, 16, 64 and 256
 steps: the spectra, the images, and the objectives on them. Any rounding grows on the way, since Adam divides every
 gradient by its own size: so the reference path is also compared with itself, begun with a rounding in every number of
-the start. Writes bench/results/trajectories.json and docs/quality.md's table.
+the start. Without --json, writes bench/results/trajectories.json and docs/quality.md's table.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ from torch import Tensor
 
 import fvfast
 from bench import record
-from bench.report import redraw_all, table
+from bench.gpu.findings import Findings, needs_gpu, stage_parser
+from bench.gpu.words import trajectories_table
+from bench.report import redraw_all
 from bench.steps import Case, backend, step_of_case
 from fvfast.expressions import Context
 from fvfast.step import Step
@@ -34,6 +37,7 @@ ON_GPU = Case("efficientnet_lite0", "_blocks.10", 8, 224)
 WITHOUT_WEIGHTS = Case("googlenet", "inception4a", 8, 224)  # where the bundled network is not installed
 INTERPRETED = Case("efficientnet_lite0", "_blocks.4", 2, 32)
 PATHS = ("kernels", "rounding")  # what is compared with the reference path
+Keep = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -45,42 +49,42 @@ class Moment:
     objective: Tensor
 
 
-def on_gpu(quick: bool = False) -> dict[str, Any]:
+def on_gpu(quick: bool = False, keep: Keep = lambda found: None) -> dict[str, Any]:
     """`measure` at 224 px on a GPU: three times 256 steps of eight images. quick: three times 16."""
     device, marks = torch.device("cuda"), MARKS[:3] if quick else MARKS
     try:
         fvfast.load()
     except ImportError:
-        return measure(WITHOUT_WEIGHTS, device, "none", marks)
-    return measure(ON_GPU, device, marks=marks)
+        return measure(WITHOUT_WEIGHTS, device, "none", marks, keep)
+    return measure(ON_GPU, device, marks=marks, keep=keep)
 
 
 def measure(
-    case: Case, device: torch.device, weights: str = "default", marks: tuple[int, ...] = MARKS
+    case: Case,
+    device: torch.device,
+    weights: str = "default",
+    marks: tuple[int, ...] = MARKS,
+    keep: Keep = lambda found: None,
 ) -> dict[str, Any]:
     """Rows for a path and a mark: relative L2 distances of spectra and canvases, relative differences of objectives.
 
-    Medians over the images, and the largest.
+    Medians over the images, and the largest. keep: shown what is known after each path.
     """
+    found: dict[str, Any] = {"case": asdict(case), "weights": weights, "rows": [], "final objective": {}}
     precise = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         truth = walk(case, device, "reference", weights, marks)
-        others = {
-            "kernels": walk(case, device, "triton", weights, marks),
-            "rounding": walk(case, device, "reference", weights, marks, roundings=True),
-        }
+        found["final objective"]["reference"] = truth[marks[-1]].objective.mean().item()
+        for path in PATHS:
+            taken = "triton" if path == "kernels" else "reference"
+            moments = walk(case, device, taken, weights, marks, roundings=path == "rounding")
+            found["rows"] += [{"path": path, "step": mark, **_apart(moments[mark], truth[mark])} for mark in marks]
+            found["final objective"][path] = moments[marks[-1]].objective.mean().item()
+            keep(found)
     finally:
         torch.backends.cudnn.allow_tf32 = precise
-    rows = [
-        {"path": path, "step": mark, **_apart(moments[mark], truth[mark])}
-        for path, moments in others.items()
-        for mark in marks
-    ]
-    ends = {
-        name: moments[marks[-1]].objective.mean().item() for name, moments in {"reference": truth, **others}.items()
-    }
-    return {"case": asdict(case), "weights": weights, "rows": rows, "final objective": ends}
+    return found
 
 
 def walk(
@@ -142,35 +146,28 @@ def _relative(one: Tensor, truth: Tensor) -> list[float]:
 def words(stored: dict[str, Any]) -> str:
     """What docs/quality.md shows of a stored measurement."""
     where = "on a GPU" if stored["kernels"] == "compiled" else "in Triton's interpreter on a CPU"
-    return f"{summary(stored)}\n\n`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
+    return f"{trajectories_table(stored)}\n\n`{stored['command']}`, kernels {where}; {record.line(stored['machine'])}."
 
 
-def summary(found: dict[str, Any]) -> str:
-    """The table of `measure`, and what the final objectives are."""
-    case, rows, ends = found["case"], found["rows"], found["final objective"]
-    header = ["step", *(f"{path}: {name}" for path in PATHS for name in ("spectrum", "canvas", "objective"))]
-    lines = []
-    for mark in dict.fromkeys(row["step"] for row in rows):
-        at = {row["path"]: row for row in rows if row["step"] == mark}
-        lines.append([f"{mark}", *(f"{at[p][k]:.1e}" for p in PATHS for k in ("spectrum", "canvas", "objective"))])
-    last = max(row["step"] for row in rows)
-    objectives = ", ".join(f"{ends[name]:.4f} ({name})" for name in ends)
-    return (
-        f"{table(header, lines)}\n\n*kernels*: the kernels against the reference path; *rounding*: the reference path, "
-        "begun an ulp beside its start, against itself. Relative L2 distances of spectra and canvases, relative "
-        f"differences of the objective. Medians over {case['batch']} images of {case['size']} px, channels of "
-        f"`{case['layer']}` of {case['model']}. Mean objective after {last} steps: {objectives}."
-    )
+def stage(findings: Findings, quick: bool) -> int:
+    """As a stage of the report; exit 1 where a number is none."""
+    found = on_gpu(quick, lambda found: findings.say(**found))
+    finite = all(value == value for row in found["rows"] for value in row.values())
+    print(trajectories_table(found))
+    findings.say(**found)
+    findings.add({"case": "every number is finite", "passed": finite}, "checks")
+    return findings.end()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    options = stage_parser(__doc__).parse_args()
+    if options.json:
+        return stage(Findings(options.json), options.quick) if needs_gpu("bench.trajectories --json") else 2
     gpu = torch.cuda.is_available()
     if not gpu:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
         torch.set_num_threads(1)
-    found = on_gpu() if gpu else measure(INTERPRETED, torch.device("cpu"))
+    found = on_gpu(options.quick) if gpu else measure(INTERPRETED, torch.device("cpu"))
     record.save("trajectories", COMMAND, found.pop("rows"), kernels="compiled" if gpu else "interpreted", **found)
     redraw_all("trajectories")
     return 0

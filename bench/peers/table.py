@@ -8,7 +8,7 @@ from typing import Any
 from bench import record
 from bench.peers.contenders import CONTENDERS
 from bench.peers.task import NATIVE
-from bench.report import table
+from bench.tables import table
 from fvfast.errors import FvfastError
 
 HEADER = ("renderer", "steps/s", "range", "default is", "lucent is", "features/s", "peak MB", "objective")

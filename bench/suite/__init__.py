@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench import record
-from bench.report import table
+from bench.tables import table
 
 KIND, COMMAND = "bench", "make bench"
 

@@ -76,11 +76,11 @@ def _peers() -> Headline:
 def _kernels() -> Headline:
     def of(reports: dict[str, dict[str, Any]]) -> tuple[str, str, Any] | None:
         report = next(iter(reports.values()))
-        steps = [step for step in report["steps"] if step.get("ratios")]
+        steps = [step for step in results.rows(report, "steps") if "over graphed" in (step.get("ratios") or {})]
         if not steps:
             return None
         best = max(steps, key=lambda step: step["ratios"]["over graphed"])
-        return f"{best['ratios']['over graphed']:.2f}×", f"a whole step: {best['case']}", report["machine"]["stamp"]
+        return f"{best['ratios']['over graphed']:.2f}×", f"a whole step: {best['case']}", report["machine"]
 
     value, detail, where = _read(results.gpu_reports, of)
     return Headline("Fused kernels over graphed PyTorch, on a GPU", value, detail, where, results.COMMANDS["gpu"])

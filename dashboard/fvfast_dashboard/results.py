@@ -57,11 +57,27 @@ def keep_speed(document: dict[str, Any]) -> None:
 
 def gpu_reports() -> dict[str, dict[str, Any]]:
     """Every report of `make gpu`, by the name of its file, the newest first. Raises Unreadable as `load` does."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in settings.results_folder().glob("*.json"):
-        if path.stem.endswith(tuple("0123456789")):  # <device>-<date>
-            found[path.stem] = _document(path, "steps", "kernels")
-    return dict(sorted(found.items(), key=lambda item: item[0][-10:], reverse=True))
+        named = path.stem.endswith(tuple("0123456789"))  # <device>-<date>, or that and a number
+        if named and (document := _document(path, "machine", "stages")):
+            found[path.stem] = document
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("started")), reverse=True))
+
+
+def found(report: dict[str, Any], stage: str) -> dict[str, Any]:
+    """What a stage of a GPU report has found; {} where it did not run, or found nothing before it ended."""
+    return report["stages"].get(stage, {}).get("found") or {}
+
+
+def rows(report: dict[str, Any], stage: str) -> list[dict[str, Any]]:
+    """The cases of what a stage of a GPU report has found."""
+    return found(report, stage).get("rows", [])
+
+
+def unfinished(report: dict[str, Any]) -> dict[str, str]:
+    """The stages of a GPU report that did not pass, and how they ended."""
+    return {name: stage["state"] for name, stage in report["stages"].items() if stage["state"] != "passed"}
 
 
 def _document(path: Path, *needed: str) -> dict[str, Any] | None:

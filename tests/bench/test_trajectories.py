@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from bench import trajectories
+from bench.gpu.words import trajectories_table
 from bench.report import ROOT
 from bench.steps import Case
-from bench.trajectories import Moment, measure, perturb, summary, walk
+from bench.trajectories import Moment, measure, perturb, walk
 
 CASE = Case("sketch_nets:tiny", "deep", 2, 16)
 MARKS = (1, 4)
@@ -31,7 +32,7 @@ def test_kernels_leave_the_reference_path_by_roundings_only():
             assert at[path, 1][f"{quantity}, largest"] < 1e-4
     assert at["kernels", 1]["spectrum"] > 0  # another way indeed
     assert found["final objective"]["kernels"] == pytest.approx(found["final objective"]["reference"], rel=1e-3)
-    text = summary(found)
+    text = trajectories_table(found)
     assert "| 4 |" in text
     assert "Medians over 2 images of 16 px" in text
 

@@ -127,21 +127,25 @@ def _gpu() -> None:
     if not reports:
         widgets.not_measured(
             "Fused kernels against eager, compiled and graphed PyTorch, per operation and end to end; the share of a "
-            "step outside the network; the roofline. It needs an NVIDIA GPU, and under eight minutes.",
+            "step outside the network; the roofline; channels a minute. It needs an NVIDIA GPU, and six minutes.",
             results.COMMANDS["gpu"],
         )
         return
     report = reports[st.selectbox("Report", list(reports))]
+    unfinished = results.unfinished(report)
+    if unfinished:
+        stages = ", ".join(f"{name} ({state})" for name, state in unfinished.items())
+        st.warning(f"Stages of this report that did not pass: {stages}.", icon=":material/warning:")
     _kernels(report)
     _steps(report)
-    machine = report["machine"]
-    widgets.stamp(", ".join([machine["stamp"], f"driver {machine['driver']}", f"triton {machine['triton']}"]))
+    _channels(report)
+    widgets.stamp(report["machine"])
 
 
 def _kernels(report: dict[str, Any]) -> None:
-    found = report["kernels"].get("results", [])
+    found = speedcharts.timed(report)
     if not found:
-        widgets.problem(f"the kernels were not measured: {report['kernels'].get('output', 'no output')[-300:]}")
+        st.caption(f"The kernels were not measured ({_state(report, 'kernels')}).")
         return
     cells = list(dict.fromkeys((r["size"], r["batch"]) for r in found))
     left, right = st.columns(2, gap="large")
@@ -154,34 +158,56 @@ def _kernels(report: dict[str, Any]) -> None:
             st.warning("A path gave a wrong result: its time says nothing.", icon=":material/gpp_bad:")
     with right:
         st.markdown("**Roofline: how near the kernels come to the speed of a copy**")
-        charts.roofline(speedcharts.roofline_frame(report), report["kernels"]["copy_bytes_per_second"] / 1e9)
+        roofline = speedcharts.roofline_frame(report)
+        if not len(roofline):
+            st.caption("The fused kernels were not measured.")
+            return
+        charts.roofline(roofline, results.found(report, "kernels")["copy_bytes_per_second"] / 1e9)
 
 
 def _steps(report: dict[str, Any]) -> None:
-    steps = {step["case"]: step for step in report["steps"] if "ms" in step}
+    steps = {step["case"]: step for step in results.rows(report, "steps") if step["ms"].get("fvfast")}
     if not steps:
+        st.caption(f"Whole steps were not measured ({_state(report, 'steps')}).")
         return
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown("**Whole steps**")
         step = steps[st.selectbox("Step", list(steps))]
         charts.show(speedcharts.ways(speedcharts.step_frame(step), "milliseconds a step (p20 to p80)"))
-        cells = st.columns(3)
-        for cell, name in zip(cells, ("lucent-style", "reference", "graphed"), strict=True):
-            cell.metric(f"Over {name}", speedcharts.ratio_text(step["ratios"], f"over {name}"))
+        names = ("lucent-style", "reference", "graphed", "compiled")
+        for cell, name in zip(st.columns(len(names)), names, strict=True):
+            cell.metric(f"Over {name}", speedcharts.ratio_text(step, name))
+    shares = [{"case": c, "share": s["share outside the network"]} for c, s in steps.items()
+              if "share outside the network" in s]  # fmt: skip
+    if not shares:
+        return
     with right:
         st.markdown("**Share of fvfast's step outside the network**")
-        frame = pd.DataFrame([{"case": c, "share": s["share outside the network"]} for c, s in steps.items()])
         charts.show(
-            alt.Chart(frame)
+            alt.Chart(pd.DataFrame(shares))
             .mark_bar(height={"band": 0.62}, cornerRadiusEnd=3)
             .encode(
                 x=alt.X("share:Q", title="share of a step", axis=alt.Axis(format="%")),
                 y=alt.Y("case:N", sort=list(steps), title=None, axis=alt.Axis(labelLimit=300)),
                 tooltip=["case:N", alt.Tooltip("share:Q", format=".1%")],
             )
-            .properties(height=max(120, 34 * len(frame)))
+            .properties(height=max(120, 34 * len(shares)))
         )
+
+
+def _channels(report: dict[str, Any]) -> None:
+    measured = [row for row in results.rows(report, "atlas") if "channels a minute" in row]
+    if not measured:
+        st.caption(f"Channels a minute were not measured ({_state(report, 'atlas')}).")
+        return
+    st.markdown("**Channels of GoogLeNet a minute**")
+    for cell, row in zip(st.columns(len(measured)), measured, strict=True):
+        cell.metric(f"Batch {row['batch']}", f"{row['channels a minute']:,.0f}", help=f"{row['steps']} steps each.")
+
+
+def _state(report: dict[str, Any], stage: str) -> str:
+    return report["stages"].get(stage, {}).get("state", "left out")
 
 
 # Quality ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ import sys
 import pytest
 from fvfast_dashboard import headlines, measuring, results, speedcharts
 
+from bench import steps
+from bench.report import ROOT
+
 MACHINE = {"device": "2 cores of a CPU", "torch": "2.9", "date": "2025-06-01", "commit": "abc"}
 SPEED = {
     "model": "net",
@@ -27,29 +30,22 @@ def times(scale):
     return {"p20": scale * 0.9, "p50": scale, "p80": scale * 1.2}
 
 
-def kernel(path, p50, right=True, of_copy=None):
-    found = {"size": 224, "batch": 16, "path": path, "p20_ms": p50 * 0.9, "p50_ms": p50, "p80_ms": p50 * 1.1}
-    return {**found, "error": 1e-7, "right": right, "of_copy": of_copy}
-
-
 @pytest.fixture
 def gpu():
-    """A made-up report, of the form that `make gpu` writes."""
-    ms = {name: times(t) for name, t in (("reference", 8.0), ("graphed", 4.0), ("fvfast", 2.0), ("network alone", 1.5))}
-    ms["lucent-style"] = times(20.0)
-    step = {
-        "case": "googlenet inception4a, 224 px, batch 16",
-        "gate": {"passed": True},
-        "ms": ms,
-        "ratios": {"over reference": 4.0, "over graphed": 2.0, "over lucent-style": 10.0},
-        "share outside the network": 0.25,
-    }
-    rows = [kernel("eager", 5.0), kernel("kernels fast", 0.5, of_copy=0.6)]
-    return {
-        "machine": {"stamp": "a made-up GPU, 2025-06-01", "driver": "1", "triton": "3"},
-        "kernels": {"passed": True, "copy_bytes_per_second": 2e12, "results": rows},
-        "steps": [step, {"case": "huge", "out of memory": True}],
-    }
+    """What the report wrote on a GPU that computes nothing (tests/bench/rehearsed.json): no gate has passed."""
+    return json.loads((ROOT / "tests" / "bench" / "rehearsed.json").read_text())
+
+
+def as_if_right(gpu):
+    """That report with every gate passed, and times that are easy to divide."""
+    ms = {"fvfast": 2.0, "network alone": 1.5, "reference": 8.0, "graphed": 4.0, "lucent-style": 20.0}
+    for row in results.rows(gpu, "steps"):
+        row["gate"]["passed"] = True
+        row["ms"] = {name: times(scale) for name, scale in ms.items()}
+        steps._compare(row)
+    for row in results.rows(gpu, "kernels"):
+        row["right"] = True
+    return gpu
 
 
 PEERS = {
@@ -101,7 +97,7 @@ def test_results_are_shown_with_their_machine(visit, result, gpu, words):
     result("speed", SPEED)
     result("peers", PEERS)
     result("trajectories", TRAJECTORIES)
-    result("made-up-gpu-2025-06-01", gpu)
+    result("made-up-gpu-2025-06-01", as_if_right(gpu))
     app = visit("speed")
     assert not app.exception
     assert not app.error
@@ -112,12 +108,14 @@ def test_results_are_shown_with_their_machine(visit, result, gpu, words):
     assert shown["Final objective, kernels"] == "20.100"
     said = words(app)
     assert "2 cores of a CPU" in said
-    assert "a made-up GPU" in said
+    assert "A GPU that computes nothing" in said
+    assert "did not pass" in said
+    assert "sanitizer (timed out)" in said
+    assert "quality (crashed)" in said
     assert "horama failed: no memory" in said
 
 
 def test_no_ratio_is_shown_behind_a_failed_gate(visit, result, gpu, words):
-    gpu["steps"][0] |= {"gate": {"passed": False}, "ratios": None}
     result("made-up-gpu-2025-06-01", gpu)
     result("speed", {**SPEED, "ratios": None})
     app = visit("speed")
@@ -129,9 +127,22 @@ def test_no_ratio_is_shown_behind_a_failed_gate(visit, result, gpu, words):
 
 
 def test_a_wrong_kernel_is_named(visit, result, gpu, words):
-    gpu["kernels"]["results"][0]["right"] = False
+    result("made-up-gpu-2025-06-01", as_if_right(gpu))
+    assert "A path gave a wrong result" not in words(visit("speed"))
+    results.rows(gpu, "kernels")[0]["right"] = False
     result("made-up-gpu-2025-06-01", gpu)
     assert "A path gave a wrong result" in words(visit("speed"))
+
+
+@pytest.mark.parametrize(("stage", "found"), [("kernels", None), ("steps", {"rows": []}), ("atlas", None)])
+def test_a_stage_without_figures_leaves_the_others(visit, result, gpu, words, stage, found):
+    gpu["stages"][stage] = {"state": "timed out", "found": found}
+    result("made-up-gpu-2025-06-01", as_if_right(gpu))
+    app = visit("speed")
+    assert not app.exception
+    assert not app.error
+    assert "(timed out)" in words(app)
+    assert not visit("overview").exception
 
 
 @pytest.mark.parametrize("document", ["{ broken", "[]", '{"rows": 5}', '{"rows": [{}], "ratios": {}}'])
@@ -157,9 +168,13 @@ def test_bars_are_the_quantiles_that_were_measured(gpu):
 
 
 def test_the_roofline_counts_bytes_from_the_share_of_a_copy(gpu):
+    results.found(gpu, "kernels")["copy_bytes_per_second"] = 2e12
+    for row in results.rows(gpu, "kernels"):
+        row |= {"p50_ms": 0.5, "of_copy": 0.6 if row["path"] == "kernels fast" else None}
     frame = speedcharts.roofline_frame(gpu)
-    assert list(frame["GB/s"]) == pytest.approx([1200.0])  # 0.6 of 2 TB/s
-    assert list(frame["MB"]) == pytest.approx([600.0])  # that, for half a millisecond
+    assert set(frame["path"]) == {"kernels fast"}
+    assert list(frame["GB/s"]) == pytest.approx([1200.0] * len(frame))  # 0.6 of 2 TB/s
+    assert list(frame["MB"]) == pytest.approx([600.0] * len(frame))  # that, for half a millisecond
 
 
 def test_peers_stand_in_the_order_of_their_speed():
@@ -172,7 +187,7 @@ def test_headlines_are_the_modest_ones(result, gpu):
     result("speed", SPEED)
     result("peers", PEERS)
     result("trajectories", TRAJECTORIES)
-    result("made-up-gpu-2025-06-01", gpu)
+    result("made-up-gpu-2025-06-01", as_if_right(gpu))
     speed, peers, kernels, trajectory = headlines.headlines()
     assert (speed.value, peers.value, kernels.value, trajectory.value) == ("2.50×", "2.50×", "2.00×", "+0.50%")
     assert peers.detail.startswith("torch-dreams")
