@@ -65,24 +65,11 @@ def compile_one(number: int, quick: bool) -> tuple[str, bool, float]:
     return f"{one.kernel.__name__}: {sizes}", all(hits), time.perf_counter() - started
 
 
-def settle_keys() -> None:
-    """Have triton give every kernel the key that it has in a process that renders.
-
-    The key is made of what a kernel calls, and of the constants read there as far as those functions were looked at
-    before: the same kernel has another key where other kernels came first. A render launches these in this order.
-    """
-    from bench.gpu import wanted
-
-    for one in (*wanted.launches(wanted.square(64)), *wanted.warps((64,))):
-        _ = one.kernel.cache_key
-
-
 def compile_all(arch: int, quick: bool, findings: Findings) -> bool:
     """All launches, as far as the time goes; whether all were compiled."""
     from triton.runtime import driver
 
     driver.set_active(Elsewhere(arch))  # pyright: ignore[reportArgumentType] (all of it that compiling asks for)
-    settle_keys()  # before the fork: every process has them
     folder = cache.triton_folder()
     before = cache.settle(folder) if folder else 0
     count = len(_launches(quick))

@@ -18,6 +18,14 @@ from torch import Tensor
 from fvfast_kernels import adam, adjoint, bases, synthesis, warping
 from fvfast_kernels.geometry import Epilogue, Geometry
 
+# Triton's key of a kernel in its cache hangs on which kernels of the process had theirs made before, since functions
+# that they share are looked at once. Made here, in one order, what one process compiled another finds.
+for _kernel in (
+    *(bases.bases, synthesis.columns, synthesis.rows, adjoint.rows_adjoint, adjoint.columns_adjoint),
+    *(warping.warp, warping.warp_adjoint, adam.adam),
+):
+    getattr(_kernel, "cache_key", None)  # the interpreter's have none
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -61,7 +69,7 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
     columns = {"BI": cut(128, half_h), "BR": cut(32, r), "BK": cut(32, k)}
     few = exact or half_w <= 128  # rows of the view a program, so that two programs fit into an SM
     rows = {"BI": cut(16 if few else 32, geometry.out_height), "BJ": cut(128, half_w), "BK": cut(32, k)}
-    rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(32, half_w), "BK": cut(128, k)}
+    rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(16, half_w), "BK": cut(128, k)}
     columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128, r), "BK": cut(16, k)}
     return {
         "columns": Tile(columns, num_warps=8 if columns["BI"] == 128 else 4),
