@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from fvfast_kernels import synthesize
 from fvfast_kernels.geometry import Epilogue, Geometry
+from fvfast_kernels.launch import padded_sizes
 from torch import Tensor
 
 COLOUR = ((0.56, 0.19, 0.04), (0.58, 0.0, -0.11), (0.58, -0.19, 0.06))
@@ -29,7 +30,10 @@ def step_bytes(size: int, precision: str) -> dict[str, float]:
     y = 3 * 2 * size * (-(-(size // 2 + 1) // 8) * 8) * 4
     view = 4 * size * size * 2
     sigmoid = 3 * size * size * (4 if precision == "exact" else 2)
+    rows, frequencies, columns, pixels = padded_sizes(Geometry(size, size, size, size)).values()
+    planes = 4 if precision == "exact" else 2
     return {
+        "bases": planes * (rows * frequencies + columns * pixels) * 2,  # written; the others find them in L2
         "columns": spectrum + y,
         "rows": y + view + sigmoid,
         "rows_adjoint": view + sigmoid + y,

@@ -25,5 +25,5 @@ def test_no_ratio_where_a_result_is_wrong():
 
 def test_bytes_of_a_step():
     # By hand for 4 px: spectrum 3*2*4*3 floats, Y 3*2*4*8 floats, view 4*16 halves, sigmoid 3*16 halves or floats.
-    assert sum(step_bytes(4, "fast").values()) == 7 * 288 + 4 * 768 + 2 * 128 + 2 * 96
-    assert sum(step_bytes(4, "exact").values()) == 7 * 288 + 4 * 768 + 2 * 128 + 2 * 192
+    assert sum(step_bytes(4, "fast").values()) == 7 * 288 + 4 * 768 + 2 * 128 + 2 * 96 + 2 * 2 * 512
+    assert sum(step_bytes(4, "exact").values()) == 7 * 288 + 4 * 768 + 2 * 128 + 2 * 192 + 4 * 2 * 512
