@@ -12,37 +12,24 @@ import torch
 from torch import Tensor, nn
 
 import fvfast
+from bench.gpu import small_paths
+from bench.gpu.small_paths import PATHS, SIZE, Net, awake, picture
 from bench.rehearsal import device
 from fvfast import objectives as o
 from fvfast.expressions import Context, OnLayer
 from fvfast.generators import Generator, dcgan
 from fvfast.models import Model
-from fvfast.recipes import RECIPES, Recipe
+from fvfast.recipes import RECIPES
 from fvfast.redirect import Redirection
 from fvfast.step import Step
 
-SIZE, STEPS = 32, 20
+STEPS = 20
 Notify = Callable[[str], None]
 Case = Callable[[Notify], object]
 
 
-class Net(nn.Module):
-    """A convolution with batch-norm and ReLU, another, and a mean: three kinds of layer at eight features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        self.act = nn.ReLU(inplace=True)
-        self.out = nn.Conv2d(16, 8, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.act(self.norm(self.stem(x)))).mean((2, 3))
-
-
 class Wide(Net):
-    """Five megabytes of activations an image, which a small memory does not hold for many."""
+    """Twenty megabytes of activations an image, which a small memory does not hold for many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,29 +68,11 @@ class Contrast(OnLayer):
         return f"contrast({self.layer}:{self.channel})"
 
 
-def network(module: nn.Module | None = None) -> Model:
-    return Model("net", "none", module or Net(), size=SIZE)
-
-
-def picture() -> Tensor:
-    return torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-
-
-def recipe(name: str = "default", **changes: Any) -> Recipe:
-    return dataclasses.replace(RECIPES[name], **changes)
-
-
-def awake(**changes: Any) -> Recipe:
-    """Without the step that looks for dead images: one graph, recorded at once."""
-    return recipe(redirect=0, **changes)
-
-
-def renders(target: Any = "out:1", module: type[nn.Module] = Net, **options: Any) -> Case:
-    """A path that is one call of `fvfast.render`. target: or what makes it."""
+def renders(target: Any = "out:1", **options: Any) -> Case:
+    """A path that is one small render."""
 
     def run(notify: Notify) -> object:
-        wanted: Any = target() if callable(target) else target
-        return fvfast.render(network(module()), wanted, device="cuda", notify=notify, **{"steps": STEPS, **options})
+        return small_paths.render(target, device="cuda", notify=notify, **{"steps": STEPS, **options})
 
     return run
 
@@ -131,9 +100,9 @@ def sizes(notify: Notify) -> None:
 def short_of_memory(notify: Notify) -> None:
     """A batch that does not fit, and goes on with fewer images at a time."""
     torch.cuda.empty_cache()
-    with device.memory(device.counts().used + (160 << 20)):
+    with device.memory(device.counts().used + (640 << 20)):
         said: list[str] = []
-        renders("out:0-7", Wide, copies=4, batch=32)(said.append)
+        renders("out:0-7", module=Wide, copies=4, batch=32)(said.append)
     if not any("memory ran out" in sentence for sentence in said):
         raise AssertionError("memory was meant to run out, and did not")
 
@@ -161,64 +130,32 @@ def lucent(**options: Any) -> Case:
 def kept(notify: Notify) -> None:
     """An atlas of a layer: many renders, by chunks, into a store."""
     with tempfile.TemporaryDirectory() as folder:
-        fvfast.atlas(network(), "out", store=folder, notify=notify, device="cuda", steps=STEPS)
+        fvfast.atlas(
+            Model("net", "none", Net(), size=SIZE), "out", store=folder, notify=notify, device="cuda", steps=STEPS
+        )
 
 
-CASES: dict[str, Case] = {
-    "channel": renders("out:0-3"),
-    "channel, one graph": renders("out:0-3", recipe=awake()),
-    "channel, float32": renders("out:0-3", recipe=awake(), dtype="float32"),
-    "channel, float16": renders("out:0-1", dtype="float16"),
-    "neuron": renders("out:1@centre"),
-    "layer": renders(lambda: o.layer("stem")),
-    "logit": renders("logits:3"),
-    "direction": renders(lambda: o.direction("out", torch.randn(8), 2)),
-    "total variation": renders(lambda: o.channel("out", 1) - 2 * o.total_variation()),
-    "l1, l2, blur": renders(lambda: o.channel("out", 1) - 0.1 * o.l1() - o.l2() - o.blur()),
-    "product": renders(lambda: o.channel("out", 1) * o.channel("stem", 1) / 2.0),
-    "diversity": renders(lambda: o.channel("out", 1) + o.diversity("stem"), copies=3),
+CASES: dict[str, Case] = {name: renders(target, **options) for name, (target, options) in PATHS.items()} | {
     "user's objective": renders(lambda: Contrast("out", 1) - 0.1 * o.total_variation()),
-    "caricature": renders(lambda: o.caricature("out", picture())),
-    "inversion": renders(lambda: o.inversion("out", picture())),
-    "accentuation": renders(lambda: o.accentuation(o.channel("out", 1), "stem", picture())),
     "mixture": renders(lambda: [o.channel("out", 1), o.channel("out", 2)], interpolate=3),
-    "mixed batch": renders(lambda: ["out:1", "stem:2", o.layer("stem"), o.direction("out", torch.randn(8))]),
     "several groups": renders(["out:1", "logits:3"], copies=2),
-    "batches of one": renders("out:0-2", batch=1),
-    "lucent": renders(recipe="lucent"),
-    "torch-dreams": renders(recipe="torch-dreams"),
-    "plain": renders(recipe="plain"),
-    "maco": renders(recipe="maco"),
-    "pixel": renders(image="pixel"),
-    "phase": renders(image="phase"),
     "phase, float16": renders(image="phase", dtype="float16"),
     "phase, float32": renders(image="phase", dtype="float32"),
-    "phase, no grain": renders(recipe=recipe("maco", noise=0.0)),
-    "pyramid": renders(image="pyramid"),
-    "cppn": renders(image="cppn"),
-    "generator": renders(image=Generator(dcgan(16, 8), (16, 1, 1), truncation=1.0)),
-    "generator, no bounds": renders(image=Generator(dcgan(16, 8), (16, 1, 1))),
-    "alpha": renders(alpha=True),
+    "phase, no grain": renders(recipe=lambda: dataclasses.replace(RECIPES["maco"], noise=0.0)),
+    "generator, no bounds": renders(image=lambda: Generator(dcgan(16, 8), (16, 1, 1))),
     "alpha, phase": renders(alpha=True, image="phase"),
     "alpha, pixel": renders(alpha=True, image="pixel"),
-    "align": renders(["out:1", "out:2"], align=True, interpolate=3),
-    "align, alpha": renders(["out:1", "out:2"], align=True, alpha=True),
     "align, phase": renders(["out:1", "out:2"], align=True, image="phase"),
-    "start, fourier": renders(start=picture()),
-    "start, pixel": renders(image="pixel", start=picture()),
-    "start, phase": renders(image="phase", start=picture()),
-    "start, pyramid": renders(image="pyramid", start=picture()),
-    "start, alpha": renders(alpha=True, start=picture()),
-    "start, align": renders(["out:1", "out:2"], align=True, start=picture()),
+    "start, phase": renders(image="phase", start=picture),
+    "start, pyramid": renders(image="pyramid", start=picture),
+    "start, alpha": renders(alpha=True, start=picture),
+    "start, align": renders(["out:1", "out:2"], align=True, start=picture),
     "redirection": woken(),
     "redirection, alpha": woken(alpha=True),
     "redirection, phase": woken(image="phase"),
-    "patience": renders(patience=3),
     "patience, film": renders(patience=3, frames=5, snapshots=[0, 3, 17]),
-    "snapshots": renders(every=4),
-    "clip": renders("out:0-1", recipe=awake(clip=1.0)),
     "preview": renders(preview=lambda _: None, progress=lambda _: None),
-    "canvas larger than the view": renders(size=2 * SIZE, recipe=recipe(view=SIZE)),
+    "canvas larger than the view": renders(size=2 * SIZE, recipe=lambda: awake(view=SIZE)),
     "sizes": sizes,
     "short of memory": short_of_memory,
     "atlas": kept,

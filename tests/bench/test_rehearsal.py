@@ -19,7 +19,7 @@ from bench.rehearsal.paths import chosen
 ROOT = Path(__file__).parents[2]
 
 # The fused step, and the warp with its adjoint. The others' kernels take a minute to compile.
-BY_KERNELS = ("channel", "pixel")
+BY_KERNELS = ("channels", "image pixel")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def test_every_path_is_captured(rows):
     assert {name: rows[name]["why"] for name in CASES if rows[name]["state"] != "captured"} == {}
     assert min(nodes for name in CASES for nodes in rows[name]["nodes"]) > 30  # a forward and a backward pass at least
     assert len(rows["sizes"]["nodes"]) == 3
-    assert len(rows["batches of one"]["nodes"]) == len(rows["atlas"]["nodes"]) == 1  # batches that are alike share one
+    assert (
+        len(rows["three, one at a time"]["nodes"]) == len(rows["atlas"]["nodes"]) == 1
+    )  # batches that are alike share one
 
 
 def test_a_step_that_no_capture_holds_is_noticed(rows):
