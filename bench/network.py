@@ -7,7 +7,7 @@
 For every form (`fvfast.forms`): milliseconds of the network's forward and backward pass alone and of a whole step, both
 captured and replayed, by events; how far its outputs are from the untouched float32 network, and whether that passes;
 what it took to have it; and, of the pass run eagerly, the kernels that took most time, with what they did. FILE is
-rewritten whole after every case. Random weights do for speed.
+rewritten whole after every form. Random weights do for speed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fvfast
 from bench import roofline
+from bench.gpu.findings import Findings, seconds_left
 from bench.record import machine
 from bench.report import table
 from bench.steps import Case, step_of_case
@@ -45,6 +44,8 @@ from fvfast.step import Step
 from fvfast.tape import in_short
 
 SIZE, BATCHES = 224, (1, 16, 64)
+PLAIN = tuple(form for form in FORMS if form != COMPILED)
+COMPILING_S = 60.0  # with less time than this left, nothing more is compiled
 SHOWN, PROFILED = 12, 5  # kernels of a profile, and the passes that it watches
 PARTS = ("convolution forward", "data gradient", "layout", "copy", "elementwise", "other")
 
@@ -63,15 +64,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]):
         pass  # the profiler has to be started once by the main thread before others can use it
-    report: dict[str, Any] = {"machine": machine(), "rows": []}
-    forms = [form for form in FORMS if not (options.quick and form == COMPILED)]
-    for case in cases(BATCHES[:2] if options.quick else BATCHES):
-        report["rows"].append(measured(case, torch.device("cuda"), torch.bfloat16, forms))
-        if options.json:
-            _write(options.json, report)
-        torch.cuda.empty_cache()
-    print(markdown(report))
-    return 0 if all(form.get("passed", True) for row in report["rows"] for form in row.get("forms", {}).values()) else 1
+    findings = Findings(options.json, machine=machine())
+    chosen = cases(BATCHES[:2] if options.quick else BATCHES)
+    for case in chosen:
+        findings.add(begun(case, torch.bfloat16))
+    # Compiling takes a minute a case: it comes last, when all the others are there.
+    for forms in (PLAIN,) if options.quick else (PLAIN, (COMPILED,)):
+        for case, row in zip(chosen, findings.rows, strict=True):
+            if forms == (COMPILED,) and seconds_left() < COMPILING_S:
+                row["forms"][COMPILED] = {"refused": "no time was left to compile it"}
+                continue
+            measure(case, torch.device("cuda"), forms, row, findings.write)
+            print(f"{case.name}: {', '.join(forms)}", flush=True)
+            torch.cuda.empty_cache()
+    for row in findings.rows:
+        forms = row["forms"].values()
+        row["passed"] = "error" not in row and all("error" not in form and form.get("passed", True) for form in forms)
+    print(markdown(findings.document))
+    return findings.end()
 
 
 def cases(batches: Iterable[int]) -> list[Case]:
@@ -92,22 +102,33 @@ def networks() -> list[tuple[str, str]]:
 # One case --------------------------------------------------------------------------------------------------
 
 
-def measured(case: Case, device: torch.device, dtype: torch.dtype, forms: list[str]) -> dict[str, Any]:
-    """One network at one batch size in every form; what fails is told in the place of its figures."""
-    row: dict[str, Any] = {**dataclasses.asdict(case), "dtype": str(dtype).removeprefix("torch."), "forms": {}}
+def begun(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+    """The row of a case of which nothing is known yet."""
+    return {**dataclasses.asdict(case), "dtype": str(dtype).removeprefix("torch."), "forms": {}}
+
+
+def measure(
+    case: Case, device: torch.device, forms: Sequence[str], row: dict[str, Any], keep: Callable[[], object]
+) -> None:
+    """One network at one batch size in some forms, into its row; what fails is told in the place of its figures.
+
+    keep: called whenever the row has grown.
+    """
     try:
-        step = step_of_case(case, device, dtype)
+        step = step_of_case(case, device, getattr(torch, row["dtype"]))
         step.batch.redirect = 0  # whether images are dead at the start is another question
         view = step.image.view(step.table[0]).detach()
-        untouched = Job(fvfast.load(case.model, "none"), device, dtype, case.size, None)
+        untouched = Job(fvfast.load(case.model, "none"), device, view.dtype, case.size, None)
         with Tap(untouched.module, untouched.layers, step.names) as tap:
             trial = Trial(step.tap, tap, view, step.names)
             for name in forms:
                 row["forms"][name] = _form(trial, name, step, device)
-                torch.cuda.empty_cache()
+                keep()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
     except Exception as error:
         row["error"] = "out of memory" if is_out_of_memory(error) else in_short(error)
-    return row
+        keep()
 
 
 def _form(trial: Trial, name: str, step: Step, device: torch.device) -> dict[str, Any]:
@@ -255,13 +276,6 @@ def arithmetic(batches: Iterable[int] = (1, 64)) -> str:
 
 def _outputs(tap: Tap, layer: str, image: torch.Tensor) -> list[torch.Tensor]:
     return list(tap(image, [layer]).values())
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """Put the report in place of what was there, whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

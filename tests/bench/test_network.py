@@ -1,5 +1,6 @@
 """The network's report, on a CPU: what is counted, what a profile comes to, and what is said where there is no GPU."""
 
+from functools import partial
 from types import MethodType, SimpleNamespace
 
 import pytest
@@ -118,15 +119,20 @@ def test_every_form_of_a_case_is_measured_and_what_fails_is_told(monkeypatch):
     monkeypatch.setattr(network, "profiled", lambda *_: network.summed([], 1))
     monkeypatch.setattr(network, "_steps", lambda step, device: isinstance(step, Step) and [4.0, 5.0])
     case = Case("resnet18", "layer1", 1, 32)
-    row = network.measured(case, torch.device("cpu"), torch.float32, ["modules", "tuned", "recorded"])
-    assert list(row["forms"]) == ["modules", "tuned", "recorded"]
+    row, kept = network.begun(case, torch.float32), []
+    keep = partial(network.measure, case, torch.device("cpu"), row=row, keep=lambda: kept.append(list(row["forms"])))
+    keep(["modules"])
+    keep(["tuned", "recorded"])
+    assert kept == [["modules"], ["modules", "tuned"], ["modules", "tuned", "recorded"]]
     for name in ("modules", "tuned"):
         form = row["forms"][name]
         assert form["passed"]
         assert form["error of the outputs"] < 1e-4
         assert (form["pass ms"]["p50"], form["step ms"]["p50"]) == (2.5, 4.5)
     assert row["forms"]["recorded"]["error"] == "out of memory"
-    missing = network.measured(Case("resnet18", "nowhere", 1, 32), torch.device("cpu"), torch.float32, [])
+    lost = Case("resnet18", "nowhere", 1, 32)
+    missing = network.begun(lost, torch.float32)
+    network.measure(lost, torch.device("cpu"), [], missing, lambda: None)
     assert missing["error"] == "KeyError: 'nowhere'"
     text = network.markdown({"rows": [row, missing]})
     assert "| resnet18 layer1, 32 px, batch 1 | modules | 2.200 / 2.500 / 2.800 |" in text
