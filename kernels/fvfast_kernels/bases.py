@@ -2,7 +2,7 @@
 
 They hang on nothing but the view's zooms, so one table an image serves the three channels, every tile, and both
 directions; it lies in the L2 cache between its uses. A sine costs some forty instructions, and without the tables the
-four kernels would compute each of them 6 to 24 times (docs/kernels.md has the counts).
+four kernels would compute each of them 9 to 31 times (docs/kernels.md has the counts).
 
 Rows of the tables are padded (`launch.padded`) so that no reader needs a mask; what lies in the padding is finite, and
 multiplied by zeros.
