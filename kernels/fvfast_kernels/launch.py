@@ -68,7 +68,11 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
     r, k = geometry.rows, geometry.columns
     columns = {"BI": cut(128, half_h), "BR": cut(32, r), "BK": cut(32, k)}
     few = exact or half_w <= 128  # rows of the view a program, so that two programs fit into an SM
-    rows = {"BI": cut(16 if few else 32, geometry.out_height), "BJ": cut(128, half_w), "BK": cut(32, k)}
+    rows = {
+        "BI": cut(16 if few else 32, geometry.out_height),
+        "BJ": cut(128, half_w),
+        "BK": cut(16 if exact else 32, k),
+    }
     rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(16, half_w), "BK": cut(128, k)}
     columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128, r), "BK": cut(16, k)}
     return {
