@@ -42,7 +42,7 @@ RUNNERS_UP: dict[tuple[str, str], tuple[Tile, ...]] = {
     ),
     ("columns", "exact"): (_columns(128, 16, 32), _columns(128, 32, 16), _columns(64, 32, 32, warps=4)),
     ("rows", "exact"): (_rows(16, 128, 32), _rows(32, 64, 32), _rows(16, 128, 32, stages=2)),
-    ("rows_adjoint", "exact"): (_rows(16, 32, 128), _rows(16, 32, 128, stages=2), _rows(32, 32, 64, warps=4)),
+    ("rows_adjoint", "exact"): (_rows(16, 16, 128), _rows(16, 32, 128, stages=2), _rows(32, 32, 64, warps=4)),
     ("columns_adjoint", "exact"): (
         _columns(64, 128, 16),
         _columns(32, 64, 16, warps=4),

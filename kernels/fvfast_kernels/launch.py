@@ -73,7 +73,7 @@ def tiles(geometry: Geometry, exact: bool) -> dict[str, Tile]:
         "BJ": cut(128, half_w),
         "BK": cut(16 if exact else 32, k),
     }
-    rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(16, half_w), "BK": cut(128, k)}
+    rows_adjoint = {"BI": cut(16, geometry.out_height), "BJ": cut(32 if exact else 16, half_w), "BK": cut(128, k)}
     columns_adjoint = {"BI": cut(32, half_h), "BR": cut(128, r), "BK": cut(16, k)}
     return {
         "columns": Tile(columns, num_warps=8 if columns["BI"] == 128 else 4),
