@@ -6,8 +6,8 @@ is worth timing. Registers and programs an SM are those of sm_90 at 224 px.
 
 from __future__ import annotations
 
+from fvfast_kernels.blocks import Tile, divides, tiles
 from fvfast_kernels.geometry import Geometry
-from fvfast_kernels.launch import Tile, divides, tiles
 
 
 def _columns(i: int, r: int, k: int, warps: int = 8, stages: int = 1) -> Tile:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from fvfast_kernels import synthesize
+from fvfast_kernels.blocks import padded_sizes
 from fvfast_kernels.geometry import Epilogue, Geometry
-from fvfast_kernels.launch import padded_sizes
 from torch import Tensor
 
 COLOUR = ((0.56, 0.19, 0.04), (0.58, 0.0, -0.11), (0.58, -0.19, 0.06))

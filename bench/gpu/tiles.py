@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from fvfast_kernels import launch
-from fvfast_kernels.launch import Tile
+from fvfast_kernels.blocks import Tile
 
 from bench.alternatives import candidates
 from bench.gpu.findings import Findings

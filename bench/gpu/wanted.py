@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from fvfast_kernels import launch
+from fvfast_kernels.blocks import Tile
 from fvfast_kernels.geometry import Epilogue, Geometry
-from fvfast_kernels.launch import Launch, Tile
+from fvfast_kernels.launch import Launch
 
 from bench.alternatives import candidates
 from bench.gpu.sanitizer import HEIGHT, LAYOUTS, OUT, WIDTH

@@ -192,7 +192,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def step(o: argparse.Namespace, precision: str) -> list[Any]:
     """The launches of a step, with the tiles asked for in place of the table's. ValueError for an unknown name."""
-    from fvfast_kernels.launch import Tile
+    from fvfast_kernels.blocks import Tile
 
     plain = {launch.kernel.__name__: launch.constants for launch in launches(o.size, precision, "nhwc4", True)}
     names = [name for name in plain if name not in _ALONE]

@@ -4,7 +4,7 @@ They hang on nothing but the view's zooms, so one table an image serves the thre
 directions; it lies in the L2 cache between its uses. A sine costs some forty instructions, and without the tables the
 four kernels would compute each of them 9 to 31 times (docs/kernels.md has the counts).
 
-Rows of the tables are padded (`launch.padded`) so that no reader needs a mask; what lies in the padding is finite, and
+Rows of the tables are padded (`blocks.padded`) so that no reader needs a mask; what lies in the padding is finite, and
 multiplied by zeros.
 """
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fvfast_kernels import adam_
+from fvfast_kernels.blocks import Tile, divides, tiles
 from fvfast_kernels.geometry import Epilogue, Geometry
 
 launch = pytest.importorskip("fvfast_kernels.launch", reason="triton is not installed", exc_type=ImportError)
@@ -53,14 +54,14 @@ def test_bases_are_the_cosines_and_sines(device, height, width, out, band, preci
 def test_every_tile_of_the_table_divides_its_bases(size, exact):
     for band in (None, 0, 5):
         geometry = Geometry(size, size, size, size, band)
-        for name, tile in launch.tiles(geometry, exact).items():
-            assert launch.divides(name, tile, geometry), (name, tile)
+        for name, tile in tiles(geometry, exact).items():
+            assert divides(name, tile, geometry), (name, tile)
 
 
 def test_a_tile_that_reads_beyond_a_basis_is_refused():
     geometry = Geometry(32, 32, 32, 32)
     epilogue = Epilogue(torch.eye(3), torch.zeros(3), torch.ones(3), 0.25)
-    plan = launch.Plan(geometry, epilogue, False, {"rows": launch.Tile({"BI": 16, "BJ": 64, "BK": 16})})
+    plan = launch.Plan(geometry, epilogue, False, {"rows": Tile({"BI": 16, "BJ": 64, "BK": 16})})
     with pytest.raises(ValueError, match="rows: blocks"):
         plan.tiles()
 
