@@ -27,8 +27,6 @@ from bench.ptx.trial import Result, Trial, run_adam, run_warp
 LIMITS = {"fast": 1.5e-3, "exact": 6e-6}
 WARP_LIMITS = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 ADAM_LIMIT = 2e-6
-# 1 - 0.999 in float32 is 1.3e-5 off, and with it every second moment.
-SECOND_MOMENT_LIMIT = 2e-5
 
 
 @dataclass
@@ -77,8 +75,6 @@ def limits_of(case: Case) -> Callable[[str], float]:
     def limit(tensor: str) -> float:
         if tensor.startswith("view") and case.view_dtype == torch.float16:
             return LIMITS["fast"]
-        if tensor == "exp_avg_sq":
-            return max(SECOND_MOMENT_LIMIT, LIMITS[case.precision])
         return LIMITS[case.precision]
 
     return limit
