@@ -11,7 +11,6 @@ from fvfast_dashboard import results
 from fvfast_dashboard.charts import HEIGHT, OCHRE, Chart
 
 OURS = ("fvfast", "kernels")
-LABELS = alt.Axis(labelLimit=240, labelOverlap=False)
 
 
 def ways(frame: pd.DataFrame, title: str) -> Chart:
