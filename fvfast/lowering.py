@@ -78,8 +78,8 @@ def _look(run: Run, image: Tensor) -> Looked | None:
         generator = torch.Generator().manual_seed(1)
         loss = sum((o.float() * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
         assert isinstance(loss, Tensor)
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return [o.detach() for o in outputs], gradient
+        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+    return None if gradient is None else ([o.detach() for o in outputs], gradient)
 
 
 def _agree(found: Looked | None, right: Looked, dtype: torch.dtype) -> bool:

@@ -91,7 +91,7 @@ def _with_graph(op: Op, memory: dict[int, Tensor]) -> tuple[tuple[Any, ...], Any
     """An operation's results, and the graph from its inputs to them."""
     leaves = {place: memory[place].detach() for place in dict.fromkeys(op.inputs)}
     for leaf in leaves.values():
-        leaf.requires_grad_(leaf.is_floating_point())
+        leaf.requires_grad_(leaf.is_floating_point() or leaf.is_complex())
     with torch.enable_grad():
         found = op.call(*filled(op.args, leaves), **filled(op.kwargs, leaves))
     results = tuple(found) if isinstance(found, (tuple, list)) else (found,)

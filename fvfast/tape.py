@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fvfast.habits import Looks, looks
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -83,18 +85,19 @@ def record(run: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Tape:
     """The operations by which `run` makes its outputs from an image [B, C, H, W].
 
     Raises `Refused` where they cannot be replayed: an operation writes into a tensor that others share, or draws random
-    numbers; or `run` does not go through while it is watched.
+    numbers; Python looks at a value that the image determines, and may decide by it; or `run` does not go through while
+    it is watched.
     """
     # Without a gradient asked for, attention and the like choose operations that have none.
     leaf = image.detach().requires_grad_()
     mode = _Recorder(leaf)
     outputs: list[int | None] = []
     try:
-        with torch.enable_grad(), mode:
+        with torch.enable_grad(), mode, Looks(mode.look):
             outputs = [mode.place(output) for output in run(leaf)]
     except Exception as error:
         if mode.fault is None:
-            raise Refused(f"it does not go through: {in_short(error)}") from error
+            raise Refused(mode.refused or f"it does not go through: {in_short(error)}") from error
     if mode.fault is not None:
         raise mode.fault
     if mode.refused:
@@ -127,6 +130,9 @@ class _Recorder(TorchDispatchMode):
         self.shapes = {0: image.shape}
         self._alive: list[Tensor] = [image]  # an id is unique only as long as its tensor lives
         self._storages: Counter[int] = Counter({_storage(image): 1})
+        # The places that the image determines, and what holds their numbers: `x.data` is another tensor on the same.
+        self._live, self._written = {0}, {_storage(image)}
+        self._busy = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -136,6 +142,9 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         with self._own():
             call, given, named = func, self._numbered(args), self._numbered(kwargs)
+            live = any(ref.index in self._live for ref in _refs((given, named)))
+            if live and looks(func, args):
+                self.refused = self.refused or f"its code looks at values ({func.name()}), and may decide by them"
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self.refused = self.refused or f"{func.name()} draws random numbers, or may"
             if func._schema.is_mutable:
@@ -146,21 +155,36 @@ class _Recorder(TorchDispatchMode):
         found = func(*args, **kwargs)
         with self._own():
             results = found if isinstance(found, (tuple, list)) else (found,)
-            self.ops.append(Op(call or func, given, named, tuple(map(self._new, results))))
+            self.ops.append(Op(call or func, given, named, tuple(self._new(result, live) for result in results)))
         return found
+
+    def look(self, tensor: Tensor) -> None:
+        """Python is about to get at a tensor's numbers."""
+        if self._busy:
+            return
+        with self._own():
+            if self._determined(tensor):
+                self.refused = self.refused or "its code looks at values, and may decide by them"
+
+    def _determined(self, tensor: Tensor) -> bool:
+        """Whether the image determines a tensor's numbers."""
+        return self.place(tensor) in self._live or _storage(tensor) in self._written
 
     @contextmanager
     def _own(self) -> Iterator[None]:
+        self._busy = True
         try:
             yield
         except Exception as fault:
             self.fault = fault
             raise
+        finally:
+            self._busy = False
 
     def place(self, tensor: Tensor) -> int | None:
         return self.places.get(id(tensor))
 
-    def _new(self, tensor: Any) -> int | None:
+    def _new(self, tensor: Any, live: bool) -> int | None:
         if not isinstance(tensor, Tensor):
             return None
         if id(tensor) not in self.places:  # what was written into in place comes back under a new number
@@ -168,6 +192,9 @@ class _Recorder(TorchDispatchMode):
             self._storages[_storage(tensor)] += 1
         place = self.places[id(tensor)] = len(self.shapes)
         self.shapes[place] = tensor.shape
+        if live:
+            self._live.add(place)
+            self._written.add(_storage(tensor))
         return place
 
     def _shared(self, tensor: Tensor) -> bool:
@@ -176,6 +203,8 @@ class _Recorder(TorchDispatchMode):
     def _numbered(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             place = self.place(value)
+            if place is None and _storage(value) in self._written:
+                self.refused = self.refused or "its code reads a tensor past its history (.data)"
             return value if place is None else Ref(place)
         if isinstance(value, (tuple, list)):
             return type(value)(self._numbered(v) for v in value)
