@@ -20,7 +20,7 @@ import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from fvfast import files, layers, layouts, models, sampling
+from fvfast import files, layers, layouts, models, sampling, tracing
 from fvfast.errors import FvfastError
 from fvfast.examples import Look, pictures_in
 from fvfast.identity import canonical, weights_digest
@@ -28,7 +28,7 @@ from fvfast.layers import LOGITS, Tap
 from fvfast.layouts import Cell
 from fvfast.models import Model
 from fvfast.objectives import Direction
-from fvfast.prepare import pristine
+from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
 from fvfast.rendering import canvas_size, pick_device, pick_dtype, recipe_for, render
 from fvfast.result import Progress
@@ -159,7 +159,7 @@ def _look(
 ) -> Vectors:
     """The activations of the images, and what the network makes of each."""
     module = pristine(loaded.module, device)
-    view, known = layers.input_size(module, loaded.size, loaded.size, loaded.name)
+    view, known = tracing.input_size(module, loaded.size, loaded.size, loaded.name)
     described = layers.find(known, layer, loaded.name)
     names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
     settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}

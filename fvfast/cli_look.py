@@ -23,9 +23,9 @@ def layers(
     """List what a target may name: every layer's name, kind, channels and size, in the order of the forward pass."""
     import torch
 
-    from fvfast.layers import input_size
     from fvfast.models import load
-    from fvfast.prepare import pristine
+    from fvfast.pristine import pristine
+    from fvfast.tracing import input_size
 
     loaded = load(model, weights)
     chosen = loaded.size if size is None else size

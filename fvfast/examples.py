@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor, nn
 
-from fvfast import blobs, evidence, layers, models
+from fvfast import blobs, evidence, layers, models, tracing
 from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
 from fvfast.layers import Layer, Tap
 from fvfast.models import Model
-from fvfast.prepare import pristine
+from fvfast.pristine import pristine
 from fvfast.rendering import pick_device
 from fvfast.store import DEFAULT, Store
 
@@ -90,7 +90,7 @@ def find(
     paths = pictures_in(Path(folder))
     loaded, where = models.load(model, weights), pick_device(device)
     module = pristine(loaded.module, where)
-    view, known = layers.input_size(module, size or loaded.size, loaded.size, loaded.name)
+    view, known = tracing.input_size(module, size or loaded.size, loaded.size, loaded.name)
     described = layers.find(known, layer, loaded.name)
     found = Found(channels=described.channels)
     with Store(store, write=True) as kept, Tap(module, known, [layer]) as tap:

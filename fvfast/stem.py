@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fvfast.layers import Layer, Tap, watched
+from fvfast.layers import Layer, Tap
+from fvfast.tracing import watched
 
 # A zero channel adds zeros to sums; another algorithm may still be chosen for four channels than for three.
 TOLERANCE = 1e-3

@@ -124,7 +124,7 @@ def test_neighbours_by_cosine():
 def test_the_reach_is_what_a_place_depends_on(nets, tiny):
     def reach(model, layer, size):
         module = model.module.eval()
-        view, known = examples.layers.input_size(module, size, model.size, model.name)
+        view, known = examples.tracing.input_size(module, size, model.size, model.name)
         with examples.Tap(module, known, [layer]) as tap:
             return examples.Look(tap, known[layer], model, torch.device("cpu"), view).reach()
 
@@ -151,7 +151,7 @@ def test_tokens_lie_where_their_patches_lie(nets):
             return torch.cat([patches.mean(1, keepdim=True) + 9, patches], 1)
 
     model = Model("x", "none", Patches(), size=32)
-    _, known = examples.layers.input_size(model.module, 32, 32, "x")
+    _, known = examples.tracing.input_size(model.module, 32, 32, "x")
     if known["tokens"].height is None:
         pytest.fail("17 tokens of 32 px are a class token and a grid of 4 x 4")
     with examples.Tap(model.module, known, ["tokens"]) as tap:
