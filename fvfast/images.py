@@ -12,13 +12,15 @@ from fvfast_kernels import Buffers, synthesize, warp
 from torch import Generator, Tensor
 
 from fvfast.errors import FvfastError
+from fvfast.neutral import neutral
 from fvfast.recipes import Recipe
 from fvfast.views import Views, identity, matrices
 
 # Square root of ImageNet's colour covariance, as lucid and all that followed it use it, over its largest column norm.
-COLOUR = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
-# Inverted here, once: on a GPU that would take a solver library, for nine numbers.
-DECORRELATING = COLOUR.double().inverse().float()
+with neutral():  # this module may be imported under any of its caller's settings
+    COLOUR = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
+    # Inverted here, once: on a GPU that would take a solver library, for nine numbers.
+    DECORRELATING = COLOUR.double().inverse().float()
 
 
 def envelope(kind: str, height: int, width: int, decay: float) -> Tensor:

@@ -118,16 +118,16 @@ class Workspace:
         self.offset = (-epilogue.mean / epilogue.std)[:, None, None]
         self.mirror = mirrored(g.rows, g.height, torch.device("cpu"))
         half_h, half_w = (g.out_height + 1) // 2, (g.out_width + 1) // 2
-        self.negative_rows = torch.empty(3, 2, g.rows, g.width // 2 + 1)
-        self.positive, self.negative = torch.empty(2, 3, 2, g.rows, g.columns)
-        self.sum, self.difference = torch.empty(2, 3, 2, g.rows, g.columns)
-        self.even_y, self.odd_y = torch.empty(2, 3, 2, half_h, g.columns)
-        self.lower_y = torch.empty(3, 2, half_h, g.columns)
-        self.y = torch.empty(3, 2, g.out_height, g.columns)
-        self.real, self.imag = torch.empty(2, 3, g.out_height, g.columns)
-        self.even_x, self.odd_x = torch.empty(2, 3, g.out_height, half_w)
-        self.lower_x = torch.empty(3, g.out_height, half_w)
-        self.field, self.mixed = torch.empty(2, 3, g.out_height, g.out_width)
+        self.negative_rows = torch.empty(3, 2, g.rows, g.width // 2 + 1, dtype=torch.float32)
+        self.positive, self.negative = torch.empty(2, 3, 2, g.rows, g.columns, dtype=torch.float32)
+        self.sum, self.difference = torch.empty(2, 3, 2, g.rows, g.columns, dtype=torch.float32)
+        self.even_y, self.odd_y = torch.empty(2, 3, 2, half_h, g.columns, dtype=torch.float32)
+        self.lower_y = torch.empty(3, 2, half_h, g.columns, dtype=torch.float32)
+        self.y = torch.empty(3, 2, g.out_height, g.columns, dtype=torch.float32)
+        self.real, self.imag = torch.empty(2, 3, g.out_height, g.columns, dtype=torch.float32)
+        self.even_x, self.odd_x = torch.empty(2, 3, g.out_height, half_w, dtype=torch.float32)
+        self.lower_x = torch.empty(3, g.out_height, half_w, dtype=torch.float32)
+        self.field, self.mixed = torch.empty(2, 3, g.out_height, g.out_width, dtype=torch.float32)
 
     def forward(self, planes: Tensor, factors: Factors, view: Tensor, sigmoid: Tensor) -> None:
         """Fill the view [3 or 4, Rh, Rw] from the planes [3, 2, H, M] of a spectrum; and the sigmoid, for `adjoint`."""
@@ -265,8 +265,10 @@ class Batch:
         g = geometry
         self.ahead = [Ahead(geometry) for _ in range(size)]
         self.workspace = Workspace(geometry, epilogue)
-        self.sigmoid = torch.empty(size, 3, g.out_height, g.out_width)
-        self.gradient = torch.zeros(size, 3, 2, g.height, g.width // 2 + 1)  # stays zero beyond the band
+        self.sigmoid = torch.empty(size, 3, g.out_height, g.out_width, dtype=torch.float32)
+        self.gradient = torch.zeros(
+            size, 3, 2, g.height, g.width // 2 + 1, dtype=torch.float32
+        )  # stays zero beyond the band
         self.factors: list[Factors] = []
 
     def forward(self, planes: Tensor, envelope: Tensor, views: Tensor, step: int, out: Tensor) -> None:
@@ -301,7 +303,7 @@ def adam_(
             [first],
             [second],
             [],
-            [torch.tensor(float(done))],
+            [torch.tensor(float(done), dtype=torch.float32)],
             fused=True,
             amsgrad=False,
             beta1=betas[0],
