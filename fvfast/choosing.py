@@ -87,6 +87,7 @@ class Chooser:
             try:
                 with torch.no_grad():
                     view = first.image.view(first.table[0].to(first.image.parameter.device))
+                fast.settle(view, kind[0])
                 fast.forms[kind] = self.choose(fast, view, kind[0], int(steps * ahead))
             except Exception as error:
                 if not is_out_of_memory(error):

@@ -9,7 +9,6 @@ wrong.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fvfast.copies import duplicate
 from fvfast.distances import distance
 from fvfast.kinks import decide, given
 from fvfast.layers import Layer, Tap
@@ -78,7 +78,7 @@ def compare(
         return objective(dict(zip(names, outputs, strict=True)))
 
     lowered = fast.lowered(image, names)
-    with Tap(copy.deepcopy(module).double(), layers, names) as exact, Tap(module, layers, names) as plain:
+    with Tap(duplicate(module).double(), layers, names) as exact, Tap(module, layers, names) as plain:
         truth = _Truth(run_of(exact), image, value)
         networks = _modules(run_of(plain), image), lowered or _modules(run_of(fast.tap(names)), image)
         return {

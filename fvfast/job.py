@@ -8,17 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import generators, layers, models, photographs, prepare, targets
+from fvfast import generators, layers, models, photographs, targets, tracing
+from fvfast.copies import duplicate
 from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, Picture
 from fvfast.generators import PREFIX, Generator
+from fvfast.habits import seeded
 from fvfast.identity import tensor_digest
 from fvfast.images import Fourier, Kind, Pixel
 from fvfast.layers import Tap
 from fvfast.models import Model
 from fvfast.phase import Phase
 from fvfast.photographs import square
+from fvfast.pristine import pristine
 from fvfast.pyramid import Pyramid
 from fvfast.recipes import Recipe
 from fvfast.recordings import Recordings
@@ -36,11 +39,24 @@ PARAMETERISATIONS: dict[str, Kind] = {
 class Job:
     """A model on its device, with its layers at the size of the views."""
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, size: int, view: int | None) -> None:
-        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        size: int,
+        view: int | None,
+        firm: bool = True,
+    ) -> None:
+        """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size.
+
+        firm: whether the user has asked for that canvas; otherwise it is as large as what the network sees.
+        """
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
-        self.module = prepare.pristine(model.module, device)
-        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
+        self.module = pristine(model.module, device)
+        self.view, self.layers = tracing.input_size(self.module, view or size, model.size, model.name)
+        if not firm and view is None:
+            self.size = self.view
         self.generators: dict[str, Generator] = {}
         self.pictures: dict[str, Tensor] = {}
         self.recordings = Recordings()  # what a render on a GPU leaves for the next, if it is meant to
@@ -64,6 +80,34 @@ class Job:
                 raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
             self.pictures[start] = square(photographs.read(start).image, self.size)
         return self.pictures[start]
+
+    def tap(self, names: Sequence[str]) -> Tap:
+        """The unmodified network as new, in float32, for these layers.
+
+        Passes of networks with code of their own run to their end: who knows what that code does there.
+        """
+        habits = self.layers.habits
+        copy = duplicate(self.module, own_weights=False)
+        return Tap(copy, self.layers, names, whole=habits.foreign or habits.reads)
+
+    def notes(self) -> list[str]:
+        """What a person should know of the network: sentences."""
+        habits, name, found = self.layers.habits, self.model.name, []
+        if self.view != self.size:
+            found.append(f"{name} sees images of {self.view} px: the canvas of {self.size} px is brought to that size")
+        if habits.draws:
+            found.append(f"{name} draws random numbers as it runs: it sees the same picture differently every time")
+        if habits.remembers:
+            found.append(
+                f"{name} remembers earlier passes: every image begins with the network as it was given, and its "
+                "objective is that of a first look"
+            )
+            if habits.outside:
+                found.append(
+                    f"{name} keeps something outside of itself ({habits.outside}): an image may depend on those "
+                    "rendered before it"
+                )
+        return found
 
     def handed(self, recipe: Recipe) -> dict[str, str]:
         """Digests of what determines a render and is only named by its recipe, by what that is: for its key.
@@ -101,12 +145,15 @@ class Job:
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
         """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
         mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
+        if self.layers.habits.remembers:  # nothing of what others have left behind
+            tap = self.tap(sorted(objective.layers))
 
         def look(pictures: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
             seen = (pictures - mean) / std
             if view != self.size:
                 seen = F.interpolate(seen, size=(view, view), mode="bilinear", align_corners=False)
-            return tap(seen, names)
+            with seeded(0):
+                return tap(seen, names)
 
         def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
             pixels = square(picture.pixels, self.size).to(canvas.device)

@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from fvfast_kernels import warp
 from torch import Tensor
 
-from fvfast import prepare
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective
 from fvfast.images import COLOUR, envelope
 from fvfast.job import Job
-from fvfast.layers import Tap
 from fvfast.models import Model
 from fvfast.objectives import Diversity
 from fvfast.optimize import layers_of
+from fvfast.pristine import pristine
 from fvfast.selection import whole_network
 from fvfast.views import Views, matrices
 
@@ -47,7 +46,7 @@ class Judge:
         self.layers = self.job.layers
         self.middle = self._middle()
         wanted = layers_of(objectives)
-        self.tap = Tap(self.job.module, self.layers, [*wanted, self.middle] if self.middle else wanted)
+        self.tap = self.job.tap([*wanted, self.middle] if self.middle else wanted)
         self.objectives = list(dict.fromkeys(objectives))
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (model.mean, model.std))
         generator = torch.Generator().manual_seed(HELD_OUT_SEED)
@@ -135,7 +134,7 @@ class SecondNetwork:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
-        self.module = prepare.pristine(model.module, device)
+        self.module = pristine(model.module, device)
         self.device = device
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (model.mean, model.std))
 

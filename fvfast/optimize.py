@@ -49,8 +49,8 @@ def ascend(
         from fvfast import graph
 
         recorder = recorder or graph.record
-    if recorder is None:
-        _take(batch, Step(batch, tap), stopped)
+    if recorder is None or tap.habits.remembers:  # what is captured would remember one thing for ever
+        _take(batch, Step(batch, tap.private(batch.seed)), stopped)
         return
     kept = recordings or Recordings()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import threading
 import warnings
 from collections import Counter
@@ -13,22 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fvfast.copies import duplicate
 from fvfast.distances import distance
 from fvfast.errors import Fault
 from fvfast.forms import MODULES, Form
-from fvfast.layers import UNFOLDED, Layer, Tap, watched
+from fvfast.habits import Dice, Habits, seeded
+from fvfast.layers import UNFOLDED, Layer, Layers, Tap
 from fvfast.lowering import lower
+from fvfast.pristine import in_type
 from fvfast.reverse import Reversible
 from fvfast.stem import widen
 from fvfast.tape import Refused, in_short
+from fvfast.tracing import watched
 
 # Folding changes the order of roundings only: at most 2e-6 at the logits of 13 networks (torchvision, random weights).
 FOLD_TOLERANCE = 1e-3
-
-
-def pristine(module: nn.Module, device: torch.device) -> nn.Module:
-    """A copy in eval mode on `device`, in float32: what the final objective is evaluated with."""
-    return copy.deepcopy(module).eval().requires_grad_(False).to(device, torch.float32)
+# A network in the form that runs against the network as it was given, in the same type, for an image's first view.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class Fast:
@@ -41,19 +42,33 @@ class Fast:
         self,
         folded: nn.Module,
         plain: nn.Module,
+        given: nn.Module,
         layers: Mapping[str, Layer],
         wanted: Collection[str],
         unfit: frozenset[str],
+        astray: frozenset[str],
         channels: int = 3,
+        widened: bool = False,
     ) -> None:
-        self.unfit, self.channels = unfit, channels
-        self.folded = Tap(folded, layers, wanted)
-        self.plain = Tap(plain, layers, wanted) if unfit else None
+        """given: the network as it is, in the type of the others. unfit: the layers for which the folded copy is wrong;
+        astray: those for which the plain one is too, since what it does in place has effects elsewhere.
+        """
+        self.unfit, self.astray, self.given = unfit, astray, given
+        self.channels, self.widened = channels, widened
+        self.habits = layers.habits if isinstance(layers, Layers) else Habits()
+        # Each with hooks of its own; those that they were made from stay without, to be copied once more.
+        self._folded, self._plain = folded, plain
+        whole = self.habits.reads
+        self.folded = Tap(duplicate(folded, own_weights=False), layers, wanted, whole=whole)
+        self.plain = Tap(duplicate(plain, own_weights=False), layers, wanted, whole=whole) if unfit else None
         self.layers = self.folded.layers
         self.refusals: list[str] = []  # why something could not be fused
         self.forms: dict[tuple[tuple[str, ...], int], Form] = {}  # on a GPU: by layers and number of images
+        self.turn = threading.RLock()  # whose pass it is, where passes may not overlap
         self._lowered: dict[Any, Reversible | None] = {}
         self._lowering = threading.Lock()
+        self._own = threading.local()
+        self._asis: Tap | None = None
 
     def __call__(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the layers `names` (default all), each [B, C, H, W].
@@ -61,22 +76,64 @@ class Fast:
         image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
         """
         wanted = list(self.layers if names is None else names)
-        replaced = self.replaced(image, wanted) if image.is_cuda else self.lowered(image, wanted)
+        if not image.is_cuda:
+            own: Private | None = getattr(self._own, "network", None)
+            if own is None:
+                own = self._own.network = self.private()
+            return own(image, wanted)
+        replaced = self.replaced(image, wanted)
         found = self.tap(wanted)(image, wanted) if replaced is None else dict(zip(wanted, replaced(image), strict=True))
-        if image.is_cuda:
-            keep_layout(found.values())
+        keep_layout(found.values())
         return found
+
+    def private(self, seed: int = 0) -> Private:
+        """The network for one batch, which shares no state with any other. seed: of the random numbers it draws."""
+        return Private(self, seed)
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
         """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
         wanted = sorted(names)
-        if next(self.tap(wanted).module.parameters(), torch.zeros(())).device.type == "cpu":
+        if next(self.given.parameters(), torch.zeros(())).device.type == "cpu":
             self.lowered(torch.empty(shape, dtype=dtype), wanted)
 
     def tap(self, names: Collection[str]) -> Tap:
         """The copy that serves these layers."""
+        if not self.astray.isdisjoint(names):
+            return self.as_given
         fit = self.plain is None or self.unfit.isdisjoint(names)
         return self.folded if fit or self.plain is None else self.plain
+
+    @property
+    def as_given(self) -> Tap:
+        """The network unchanged, every pass run to its end."""
+        if self._asis is None:
+            self._asis = self.copy_as_given()
+        return self._asis
+
+    def copy_as_given(self) -> Tap:
+        """The network unchanged and as new, every pass run to its end."""
+        tap = Tap(duplicate(self.given, own_weights=False), self.layers, self.layers, whole=True)
+        tap.channels = 3 if self.channels == 4 and self.widened else None
+        return tap
+
+    def copy_of(self, names: Collection[str]) -> Tap:
+        """The copy that serves these layers, as new."""
+        if not self.astray.isdisjoint(names):
+            return self.copy_as_given()
+        template = self._folded if self.unfit.isdisjoint(names) else self._plain
+        return Tap(duplicate(template, own_weights=False), self.layers, self.layers, whole=self.habits.reads)
+
+    def settle(self, image: Tensor, names: Collection[str]) -> None:
+        """See whether the copy that serves these layers does for an image what the network does as it was given.
+
+        From then on the latter serves them, where it does not. For a GPU, where batches share one network.
+        """
+        if not self.astray.isdisjoint(names):
+            return
+        trial = self.copy_of(names)
+        _seen(trial, 0.5 * image.flip(-1), names)
+        if not agree(trial, self.copy_as_given(), image, names):
+            self.astray |= frozenset(names)
 
     def form_for(self, names: Collection[str], images: int) -> Form:
         """The form that was chosen for these layers and a batch of so many images on a GPU."""
@@ -100,13 +157,15 @@ class Fast:
         if image.device.type != "cpu" or torch._C._len_torch_function_stack() > 0:
             return None
         key, tap = (tuple(names), image.shape, image.dtype), self.tap(names)
-        with self._lowering:
+        with self._lowering, self.turn:
             if key not in self._lowered:
                 self._lowered[key] = self._lower(lambda x: list(tap(x, names).values()), image)
             return self._lowered[key]
 
     def _lower(self, run: Callable[[Tensor], list[Tensor]], image: Tensor) -> Reversible | None:
         try:
+            if self.habits.remembers:
+                raise Refused("what it puts out depends on the passes before")
             return lower(run, image)
         except Refused as refusal:
             self.refusals.append(str(refusal))
@@ -135,9 +194,78 @@ class Fast:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.folded.close()
-        if self.plain is not None:
-            self.plain.close()
+        for tap in (self.folded, self.plain, self._asis):
+            if tap is not None:
+                tap.close()
+
+
+class Private:
+    """A network for one batch, as `Fast`. What its modules leave behind, and the random numbers they draw, are its own.
+
+    Whatever form it runs in was compared with the network as given, on the first image of its shape that it saw.
+    """
+
+    def __init__(self, fast: Fast, seed: int) -> None:
+        self.fast, self.layers = fast, fast.layers
+        self._dice = Dice(seed) if fast.habits.draws else None
+        self._taps: dict[tuple[str, ...], Tap] = {}
+        self._fits: dict[Any, bool] = {}
+
+    def __call__(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """As `Fast`."""
+        wanted = list(self.layers if names is None else names)
+        lowered = self.fast.lowered(image, wanted)
+        if lowered is not None and self._right(lowered, image, wanted):
+            return dict(zip(wanted, lowered(image), strict=True))
+        tap = self._modules(image, wanted)
+        if not self.fast.habits.shared:
+            return tap(image, wanted)
+        with self.fast.turn, self._dice() if self._dice else contextlib.nullcontext():
+            return tap(image, wanted)
+
+    def _right(self, lowered: Reversible, image: Tensor, names: list[str]) -> bool:
+        """Whether the fused operations do for this batch what the network does."""
+        key = tuple(names), image.shape
+        if key not in self._fits:
+            right = _seen(self._reference(), image, names)
+            self._fits[key] = _near([*lowered(image.detach())], right, image.dtype)
+            if not self._fits[key]:
+                self.fast.refusals.append("its operations do something else with the image's first view")
+        return self._fits[key]
+
+    def _modules(self, image: Tensor, names: list[str]) -> Tap:
+        """The modules that run for these layers."""
+        key = tuple(names)
+        if key not in self._taps:
+            fast = self.fast
+            with fast.turn if fast.habits.shared else contextlib.nullcontext():
+                # What a first pass leaves behind, being cut short, must not change the second.
+                trial = fast.copy_of(names)
+                _seen(trial, 0.5 * image.flip(-1), names)
+                fits = agree(trial, self._reference(), image, names)
+            self._taps[key] = fast.copy_of(names) if fits else fast.copy_as_given()
+        return self._taps[key]
+
+    def _reference(self) -> Tap:
+        """The network as given; as new, unless it is known to keep nothing."""
+        return self.fast.copy_as_given() if self.fast.habits.foreign else self.fast.as_given
+
+
+def agree(tap: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bool:
+    """Whether two networks put out the same for an image [B, C, H, W], as far as their type can tell."""
+    return _near(_seen(tap, image, names), _seen(reference, image, names), image.dtype)
+
+
+@torch.no_grad()
+def _seen(tap: Tap, image: Tensor, names: Collection[str]) -> list[Tensor]:
+    with seeded(0):
+        return [output.detach() for output in tap(image.detach(), names).values()]
+
+
+def _near(found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    # What is not a number is said of the objective, whichever form it comes from.
+    pairs = [(a, b) for a, b in zip(found, right, strict=True) if b.isfinite().all()]
+    return all(a.shape == b.shape and distance(a, b) <= TOLERANCE[dtype] for a, b in pairs)
 
 
 def keep_layout(activations: Iterable[Tensor]) -> None:
@@ -167,16 +295,15 @@ def prepare(
     size: the input size in pixels at which the layers were traced. wide: let the stem take four channels, if it can.
     inputs: the image's channels.
     """
-    plain = copy.deepcopy(module)
+    plain = duplicate(module)
     for child in plain.modules():
         if getattr(child, "inplace", False) is True:
             setattr(child, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors and modules)
-    folded, unfit = _fold(plain, layers, wanted, size, inputs)
-    channels = inputs
-    if wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size):
-        channels = 4
-    folded, plain = (_laid_out(network).requires_grad_(False).to(dtype=dtype) for network in (folded, plain))
-    return Fast(folded, plain, layers, wanted, unfit, channels)
+    folded, unfit, astray = _fold(module, plain, layers, wanted, size, inputs)
+    widened = wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size)
+    given = module if dtype == torch.float32 else in_type(duplicate(module), dtype)
+    folded, plain = (in_type(_laid_out(network).requires_grad_(False), dtype) for network in (folded, plain))
+    return Fast(folded, plain, given, layers, wanted, unfit, astray, 4 if widened else inputs, widened)
 
 
 def _laid_out(module: nn.Module) -> nn.Module:
@@ -186,17 +313,20 @@ def _laid_out(module: nn.Module) -> nn.Module:
 
 
 def _fold(
-    module: nn.Module, layers: Mapping[str, Layer], wanted: Collection[str], size: int, inputs: int = 3
-) -> tuple[nn.Module, frozenset[str]]:
-    """A copy with every batch-norm folded whose input is a convolution's output, and where that shows.
+    given: nn.Module, plain: nn.Module, layers: Mapping[str, Layer], wanted: Collection[str], size: int, inputs: int = 3
+) -> tuple[nn.Module, frozenset[str], frozenset[str]]:
+    """A copy with every batch-norm folded whose input is a convolution's output, where that shows, and where `plain`,
+    which it is a copy of, is not like `given` either.
 
     Pairs are found by running the network, not by tracing its code, so any network will do; a convolution whose
     output goes elsewhere too is folded wrongly, so the wanted layers are compared before and after.
     """
-    parameter = next(module.parameters(), torch.zeros(()))
-    image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    folded = copy.deepcopy(module)
-    for conv_name, norm_name in _pairs(module, image):
+    parameter = next(plain.parameters(), torch.zeros(()))
+    image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
+    folded = duplicate(plain, own_weights=False)
+    with seeded(0):
+        pairs = _pairs(duplicate(plain, own_weights=False), image)
+    for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -206,13 +336,19 @@ def _fold(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         if conv_name in wanted:
-            setattr(conv, UNFOLDED, copy.deepcopy(conv))
+            setattr(conv, UNFOLDED, duplicate(conv, own_weights=False))
         conv.weight, conv.bias = weight, bias
         parent, _, leaf = norm_name.rpartition(".")
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
-    with Tap(module, layers, wanted) as before, Tap(folded, layers, wanted) as after, torch.no_grad():
-        right, now = before(image), after(image)
-    return folded, frozenset(name for name in wanted if not distance(now[name], right[name]) < FOLD_TOLERANCE)
+    right, changed, now = (
+        _seen(Tap(duplicate(network, own_weights=False), layers, wanted, whole=network is given), image, wanted)
+        for network in (given, plain, folded)
+    )
+    unlike = [
+        frozenset(n for n, a, b in zip(wanted, values, right, strict=True) if not distance(a, b) < FOLD_TOLERANCE)
+        for values in (now, changed)
+    ]
+    return folded, unlike[0], unlike[1]
 
 
 def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
@@ -227,12 +363,18 @@ def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
         if isinstance(child, nn.Conv2d):
             produced[id(output)] = name
             kept.append(output)
-        elif id(inputs[0]) in produced:
+        elif inputs and id(inputs[0]) in produced:
             pairs.append((produced[id(inputs[0])], name))
 
-    watched(module, image, after, lambda child: isinstance(child, nn.Conv2d) or _is_plain_norm(child))
+    watched(module, image, after, lambda child: _is_plain_convolution(child) or _is_plain_norm(child))
     uses = Counter(conv for conv, _ in pairs)
     return [(conv, norm) for conv, norm in pairs if uses[conv] == runs[conv] == runs[norm] == 1]
+
+
+def _is_plain_convolution(module: nn.Module) -> bool:
+    """Whether a module's weights are its own to change: not made anew in every pass (weight_norm, pruning)."""
+    own = isinstance(module, nn.Conv2d) and isinstance(vars(module)["_parameters"].get("weight"), nn.Parameter)
+    return own and not module._forward_pre_hooks and not hasattr(module, "parametrizations")
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from fvfast.forms import AUTO, NETWORKS
 from fvfast.generators import PREFIX, Generator
 from fvfast.job import Job
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.objectives import interpolated
 from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview
@@ -35,6 +36,7 @@ ALIGNED = 0.75  # what part of their parameter aligned images have in common
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@neutral()
 def render(
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
     target: str | Objective | Sequence[str | Objective] | None = None,
@@ -123,7 +125,9 @@ def render(
     known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
     canvas = canvas_size(known, size, loaded)
     try:
-        job = Job(loaded, where, kind, canvas, known.view if known else None)
+        firm = size is not None or bool(known and known.size)
+        job = Job(loaded, where, kind, canvas, known.view if known else None, firm)
+        canvas = max(job.size, SMALLEST)
         if isinstance(image, Generator):
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)

@@ -76,12 +76,14 @@ class Session:
         make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide)
         fast = job.recordings.fast((tuple(wanted), wide, self.network), make) if self.on_gpu else make()
         self.channels = fast.channels
+        if job.layers.habits.single or job.layers.mixed.intersection(wanted):
+            self._one_at_a_time()
         with contextlib.ExitStack() as stack:
             if not self.on_gpu:
                 stack.enter_context(fast)
             elif not self.lasting:
                 stack.callback(job.recordings.close)
-            judge = stack.enter_context(Tap(job.module, job.layers, wanted))
+            judge = stack.enter_context(job.tap(wanted))
             if self.probe:
                 self.size = self._largest(fast)
             prepared = time.perf_counter()
@@ -102,6 +104,12 @@ class Session:
         self.stages["judge"] = time.perf_counter() - prepared - seconds
         result.stages = self.stages
         return result
+
+    def _one_at_a_time(self) -> None:
+        """Have every image in a tensor of its own, since the network mixes those that it gets together."""
+        if self.size > 1 or self.probe:
+            self.notify(f"{self.job.model.name} mixes the images of a batch: it gets one at a time")
+        self.size, self.probe = 1, False
 
     def _judged(self, begun: Sequence[Batch], judge: Tap, seconds: float) -> Render:
         try:
@@ -267,6 +275,7 @@ class Session:
             tolerance=recipe.tolerance,
             watch=Watch(self.preview) if self.preview else None,
             settings=shared_settings(recipe),
+            seed=images[0].seed,
         )
 
     def _poll(self, batches: Sequence[Batch]) -> bool:
@@ -326,7 +335,7 @@ class Session:
             network=job.model,
             subjects=[self._subject(image) for image in kept],
         )
-        result.notes = notes(result)
+        result.notes = [*job.notes(), *notes(result)]
         return result
 
     def _rows(self, batch: Batch, judge: Tap, steps: int) -> Iterator[tuple[int, dict[str, Any]]]:

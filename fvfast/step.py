@@ -16,7 +16,7 @@ from fvfast.expressions import Context, Objective, Picture, Reference
 from fvfast.images import Fourier, Image, look
 from fvfast.photographs import square
 from fvfast.plateau import reached
-from fvfast.prepare import Fast
+from fvfast.prepare import Fast, Private
 from fvfast.redirect import Redirection
 from fvfast.refill import pairs
 from fvfast.together import Together
@@ -35,6 +35,7 @@ class Batch:
     takes; fewer than `steps` once it has reached a plateau. watch: shown the batch as it goes, by the thread that works
     on it. error: why the batch could not go on, where the others can.
     settings: what a batch has in common with others that a captured step may serve too; None for nothing.
+    seed: of the random numbers that the network draws, if it does.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
     """
 
@@ -52,6 +53,7 @@ class Batch:
     tolerance: float = 0.02
     watch: Callable[[Batch], None] | None = None
     settings: Any = None
+    seed: int = 0
     history: Tensor = field(init=False)
     done: int = 0
     error: FvfastError | None = None
@@ -96,7 +98,7 @@ class Step:
     Adam's bias, the optimiser's state, and the history. The host only says "again".
     """
 
-    def __init__(self, batch: Batch, tap: Fast) -> None:
+    def __init__(self, batch: Batch, tap: Fast | Private) -> None:
         parameter = batch.image.parameter
         device = parameter.device
         self.batch, self.tap, self.image, self.parameter = batch, tap, batch.image, parameter
@@ -185,7 +187,9 @@ class Step:
             synthesize_into(buffers, spectrum, envelope, step._views, step.count)
             view = buffers.view.detach().requires_grad_()  # [B, 3 or 4, R, R]
             value = step._value(view, lambda: step.table.index_select(0, step.count)[0])
-            (gradient,) = torch.autograd.grad(-value.sum(), view)  # Adam minimises
+            (gradient,) = torch.autograd.grad(-value.sum(), view, allow_unused=True)  # Adam minimises
+            if gradient is None:
+                raise FvfastError(step.nothing())
             synthesize_adjoint_adam_(
                 buffers, gradient, spectrum, step.exp_avg, step.exp_avg_sq, step.lr, envelope, step._views, step.count
             )
@@ -199,7 +203,9 @@ class Step:
         value = self._value(self.image.view(views), lambda: views)
         prior = self.image.prior(value)
         loss = -value if prior is None else prior - value  # [B]; Adam minimises
-        (gradient,) = torch.autograd.grad(loss.sum(), self.parameter)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.parameter, allow_unused=True)
+        if gradient is None:
+            raise FvfastError(self.nothing())
         with torch.no_grad():
             number = self.count[0] + 1
             adam_(self.parameter, self._clipped(gradient), self.exp_avg, self.exp_avg_sq, number, self.lr)
@@ -215,9 +221,13 @@ class Step:
         reference = self._compared.at(views)
         value = self.objective(Context(activations, self.image.shown, self.tap.layers, reference))  # [B]
         if not value.requires_grad:
-            labels = ", ".join(objective.label for objective, _ in self.batch.objectives)
-            raise FvfastError(f"the objective {labels} does not depend on the image: there is nothing to optimise")
+            raise FvfastError(self.nothing())
         return value
+
+    def nothing(self) -> str:
+        """A sentence for objectives that do not depend on the image, or do where no gradient passes."""
+        labels = ", ".join(objective.label for objective, _ in self.batch.objectives)
+        return f"the objective {labels} does not depend on the image: there is nothing to optimise"
 
     def _clipped(self, gradient: Tensor) -> Tensor:
         if self.batch.clip is None:
@@ -265,7 +275,7 @@ def _on(device: torch.device, objectives: Sequence[tuple[Objective, int]]) -> li
 class _Compared:
     """The pictures that a batch's objectives compare with, seen in every step as the images are seen."""
 
-    def __init__(self, batch: Batch, tap: Fast) -> None:
+    def __init__(self, batch: Batch, tap: Fast | Private) -> None:
         self.tap, self.frame, self.settings = tap, batch.image.frame, batch.image.views
         self.pictures: dict[int, Tensor] = {}
         for objective, _ in batch.objectives:

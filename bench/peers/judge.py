@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.peers.task import NATIVE
-from fvfast import models, prepare, targets
+from fvfast import models, targets
 from fvfast.errors import FvfastError
 from fvfast.expressions import Objective
-from fvfast.layers import Tap, trace
+from fvfast.layers import Tap
 from fvfast.objectives import Channel
+from fvfast.pristine import pristine
+from fvfast.tracing import trace
 
 
 class Judge:
@@ -19,7 +21,7 @@ class Judge:
 
     def __init__(self) -> None:
         self.model = models.load()
-        self.module = prepare.pristine(self.model.module, torch.device("cpu"))
+        self.module = pristine(self.model.module, torch.device("cpu"))
         self.layers = trace(self.module, NATIVE)
 
     def feature(self, target: str) -> tuple[str, int]:

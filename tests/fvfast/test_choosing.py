@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fvfast import choosing, layers
+from fvfast import choosing, tracing
 from fvfast import objectives as o
 from fvfast.choosing import WORTH_COMPILING, WORTH_MEASURING, Chooser, quickest
 from fvfast.compiled import compiled
@@ -14,7 +14,8 @@ from fvfast.errors import FvfastError
 from fvfast.forms import FORMS, Form
 from fvfast.layers import Tap
 from fvfast.optimize import OutOfMemory
-from fvfast.prepare import prepare, pristine
+from fvfast.prepare import prepare
+from fvfast.pristine import pristine
 from fvfast.recorded import recorded
 from fvfast.remembered import Remembered, folder
 from fvfast.rendering import check_network
@@ -48,7 +49,7 @@ class Net(nn.Module):
 def network(net=None, names=("out",), dtype=torch.float32):
     """(the network made fast, a tap on the untouched one, a view)."""
     module = pristine(net or Net(), torch.device("cpu"))
-    found = layers.trace(module, SIZE)
+    found = tracing.trace(module, SIZE)
     view = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(dtype)
     fast = prepare(module, found, names, SIZE, dtype)
     return fast, Tap(module, found, names), view.contiguous(memory_format=torch.channels_last)
@@ -97,7 +98,7 @@ class Looking(Net):
 
 def test_what_looks_at_values_is_not_recorded():
     fast, _, view = network(Looking())
-    with pytest.raises(Refused, match="does not go through"):
+    with pytest.raises(Refused, match="looks at values"):
         recorded(run_of(fast), view)
 
 

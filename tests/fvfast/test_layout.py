@@ -5,10 +5,11 @@ import torch
 import torchvision
 from torch import nn
 
-from fvfast import layers
 from fvfast import objectives as o
+from fvfast import tracing
 from fvfast.expressions import Context
-from fvfast.prepare import keep_layout, prepare, pristine
+from fvfast.prepare import keep_layout, prepare
+from fvfast.pristine import pristine
 from fvfast.together import Together
 
 SIZE = 64
@@ -38,7 +39,7 @@ def mobilenet():
 
 def fast(net, layer, dtype=torch.float32, wide=False):
     module = pristine(net, torch.device("cpu"))
-    return prepare(module, layers.trace(module, SIZE), [layer], SIZE, dtype, wide)
+    return prepare(module, tracing.trace(module, SIZE), [layer], SIZE, dtype, wide)
 
 
 def gradients(network, layer, objective, keep):

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from fvfast import layers, optimize
 from fvfast import objectives as o
+from fvfast import optimize, tracing
 from fvfast.errors import FvfastError
 from fvfast.images import Frame, Pixel
 from fvfast.optimize import Batch, OutOfMemory, ascend, crew_size, run
-from fvfast.prepare import prepare, pristine
+from fvfast.prepare import prepare
+from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
 from fvfast.views import identity
 
@@ -50,7 +51,7 @@ def batch(objectives, steps=5, lr=0.1, rows=None, **options):
 
 def tap_on(net, names=("out",)):
     module = pristine(net, torch.device("cpu"))
-    return prepare(module, layers.trace(module, SIZE), names, SIZE, torch.float32)
+    return prepare(module, tracing.trace(module, SIZE), names, SIZE, torch.float32)
 
 
 def never():
@@ -214,16 +215,19 @@ def test_a_failing_objective_does_not_stop_the_others(nets):
 
 def failing_after(calls, error):
     """A network that raises `error` once the loop (not the preparation) has run it `calls` times."""
-    count = 0
+    # Of the module, which every copy of the network shares; what lies in the closure each copy has for itself.
+    CALLS.clear()
 
     def before(x):
-        nonlocal count
         if x.requires_grad and _get_current_dispatch_mode() is None:  # else it is only being recorded
-            count += 1
-            if count > calls:
+            CALLS.append(1)
+            if len(CALLS) > calls:
                 raise error
 
     return Mean(before)
+
+
+CALLS: list[int] = []
 
 
 def test_any_other_error_reaches_the_caller_and_stops_the_others():
@@ -278,12 +282,11 @@ def test_an_error_in_the_poll_stops_the_workers():
 
 def test_the_callers_threads_are_left_as_they_were():
     before = torch.get_num_threads()
-    seen = []
-    net = Mean(lambda x: seen.append(torch.get_num_threads()))
+    net = Mean(lambda x: CALLS.append(torch.get_num_threads()))
     with tap_on(net) as tap:
-        seen.clear()
+        CALLS.clear()
         run([batch([(o.channel("out", 0), 1)])], tap, workers=1, threads=before + 1, poll=never)
-    assert set(seen) == {before + 1}
+    assert set(CALLS) == {before + 1}
     assert torch.get_num_threads() == before
 
 

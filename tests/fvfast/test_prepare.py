@@ -5,10 +5,11 @@ import torch
 import torchvision
 from torch import nn
 
-from fvfast import layers, lowering
+from fvfast import lowering, tracing
 from fvfast.errors import Fault
 from fvfast.layers import UNFOLDED, Tap
-from fvfast.prepare import FOLD_TOLERANCE, prepare, pristine
+from fvfast.prepare import FOLD_TOLERANCE, prepare
+from fvfast.pristine import pristine
 
 CPU = torch.device("cpu")
 
@@ -58,7 +59,7 @@ def test_pristine_is_a_frozen_float32_copy_in_eval_mode(tiny):
 )
 def test_folding_keeps_the_outputs(nets, name, middle, left):
     net = settled(nets, name)
-    found = layers.trace(net, 64)
+    found = tracing.trace(net, 64)
     wanted = [middle, "logits"]
     reference = outputs(net, found, wanted, image(64, 2))
     with prepare(net, found, wanted, 64, torch.float32) as fast, torch.no_grad():
@@ -76,7 +77,7 @@ def test_folding_keeps_the_outputs(nets, name, middle, left):
 def test_the_original_stays_as_it_was(nets):
     net = pristine(nets.Tiny(), CPU)
     before = copy.deepcopy(net.state_dict())
-    found = layers.trace(net, 32)
+    found = tracing.trace(net, 32)
     prepare(net, found, ["deep_act"], 32, torch.bfloat16)
     after = net.state_dict()
     assert before.keys() == after.keys()
@@ -87,7 +88,7 @@ def test_the_original_stays_as_it_was(nets):
 
 def test_the_copy_is_frozen_out_of_place_and_channels_last(tiny):
     net = pristine(tiny.module, CPU)
-    fast = prepare(net, layers.trace(net, 32), ["deep_act"], 32, torch.bfloat16).folded.module
+    fast = prepare(net, tracing.trace(net, 32), ["deep_act"], 32, torch.bfloat16).folded.module
     assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in fast.parameters())
     assert not any(getattr(child, "inplace", False) for child in fast.modules())
     assert fast.get_parameter("deep.weight").is_contiguous(memory_format=torch.channels_last)
@@ -96,7 +97,7 @@ def test_the_copy_is_frozen_out_of_place_and_channels_last(tiny):
 @pytest.mark.parametrize("wanted", [["mix"], ["norm"], ["conv"], ["early"], ["early", "mix", "conv"]])
 def test_a_convolution_that_is_also_used_elsewhere_stays_right(nets, wanted):
     net = pristine(nets.Shared(), CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     reference = outputs(net, found, wanted, image(16))
     with prepare(net, found, wanted, 16, torch.float32) as fast, torch.no_grad():
         for name in wanted:
@@ -114,7 +115,7 @@ def test_the_tolerance_tells_a_wrong_fold_from_roundings(nets):
     for gain in (1e-1, 1e-3, 1e-5):
         torch.manual_seed(0)
         net = pristine(nets.Shared(gain), CPU)
-        found = layers.trace(net, 16)
+        found = tracing.trace(net, 16)
         reference = outputs(net, found, ["mix"], image(16))["mix"]
         with prepare(net, found, ["mix"], 16, torch.float32) as fast, torch.no_grad():
             assert relative(fast(image(16))["mix"], reference) < 1.5 * FOLD_TOLERANCE
@@ -123,7 +124,7 @@ def test_the_tolerance_tells_a_wrong_fold_from_roundings(nets):
 @pytest.mark.parametrize("wanted", ["left", "right", "mix"])
 def test_two_batch_norms_on_one_convolution_stay_right(nets, wanted):
     net = pristine(nets.Twins(), CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     reference = outputs(net, found, [wanted], image(16))[wanted]
     with prepare(net, found, [wanted], 16, torch.float32) as fast, torch.no_grad():
         assert relative(fast(image(16))[wanted], reference) < 1e-5
@@ -131,7 +132,7 @@ def test_two_batch_norms_on_one_convolution_stay_right(nets, wanted):
 
 def test_a_batch_norm_that_does_more_does_not_keep_the_others_from_folding(nets):
     net = pristine(nets.Mixed(), CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     reference = outputs(net, found, ["second_norm"], image(16))["second_norm"]
     with prepare(net, found, ["second_norm"], 16, torch.float32) as fast, torch.no_grad():
         assert relative(fast(image(16))["second_norm"], reference) < 1e-5
@@ -143,7 +144,7 @@ def test_a_batch_norm_that_does_more_does_not_keep_the_others_from_folding(nets)
 def test_a_batch_norm_without_weights_or_statistics(nets, options):
     net = nets.settle(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, **options), nn.ReLU()))
     net = pristine(net, CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     reference = outputs(net, found, ["2"], image(16))["2"]
     with prepare(net, found, ["2"], 16, torch.float32) as fast, torch.no_grad():
         assert relative(fast(image(16))["2"], reference) < 1e-5
@@ -152,7 +153,7 @@ def test_a_batch_norm_without_weights_or_statistics(nets, options):
 
 def test_a_wanted_convolution_gives_what_it_gave_before_folding(tiny):
     net = pristine(tiny.module, CPU)
-    found = layers.trace(net, 32)
+    found = tracing.trace(net, 32)
     reference = outputs(net, found, ["stem", "deep", "deep_norm"], image(32))
     with prepare(net, found, ["stem", "deep", "deep_norm"], 32, torch.float32) as fast, torch.no_grad():
         got = fast(image(32))
@@ -164,7 +165,7 @@ def test_a_wanted_convolution_gives_what_it_gave_before_folding(tiny):
 
 def test_which_layers_are_wanted_together_changes_no_bit(tiny):
     net = pristine(tiny.module, CPU)
-    found = layers.trace(net, 32)
+    found = tracing.trace(net, 32)
     names = ["stem", "norm", "deep", "deep_act", "logits"]
     with prepare(net, found, names, 32, torch.float32) as together, torch.no_grad():
         for name in names:
@@ -175,7 +176,7 @@ def test_which_layers_are_wanted_together_changes_no_bit(tiny):
 
 def test_half_precision_stays_near(tiny):
     net = pristine(tiny.module, CPU)
-    found = layers.trace(net, 32)
+    found = tracing.trace(net, 32)
     reference = outputs(net, found, ["deep_act"], image(32))["deep_act"]
     with prepare(net, found, ["deep_act"], 32, torch.bfloat16) as fast, torch.no_grad():
         got = fast(image(32).bfloat16())["deep_act"]
@@ -186,7 +187,7 @@ def test_half_precision_stays_near(tiny):
 
 def test_leaving_removes_the_hooks(nets):
     net = pristine(nets.Shared(), CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     with prepare(net, found, ["mix", "conv"], 16, torch.float32) as fast:
         taps = [fast.folded, fast.plain]
         assert all(tap is not None and any(c._forward_hooks for c in tap.module.modules()) for tap in taps)
@@ -195,7 +196,7 @@ def test_leaving_removes_the_hooks(nets):
 
 def test_a_network_without_convolutions(nets):
     net = pristine(nets.ChannelsLast(), CPU)
-    found = layers.trace(net, 16)
+    found = tracing.trace(net, 16)
     with prepare(net, found, ["last"], 16, torch.float32) as fast, torch.no_grad():
         expected = outputs(net, found, ["last"], image(16))["last"]
         torch.testing.assert_close(fast(image(16))["last"], expected, rtol=0, atol=0)
@@ -206,7 +207,7 @@ def test_a_fault_while_fusing_costs_nothing_but_time(tiny, monkeypatch):
     net = pristine(tiny.module, CPU)
     fuse = lowering.fuse
     monkeypatch.setattr(lowering, "fuse", lambda *_: {}["a mistake"])
-    fast = prepare(net, layers.trace(net, 32), ["deep"], 32, torch.float32)
+    fast = prepare(net, tracing.trace(net, 32), ["deep"], 32, torch.float32)
     with pytest.warns(Fault, match="KeyError: 'a mistake'.*report it"):
         found = fast(image(32))["deep"]
     assert found.equal(fast.folded(image(32))["deep"])
@@ -216,6 +217,6 @@ def test_a_fault_while_fusing_costs_nothing_but_time(tiny, monkeypatch):
         fast(image(16))
     assert isinstance(raised.value.__context__, KeyError)
     monkeypatch.setattr(lowering, "fuse", fuse)
-    fast = prepare(net, layers.trace(net, 32), ["deep"], 32, torch.float32)
+    fast = prepare(net, tracing.trace(net, 32), ["deep"], 32, torch.float32)
     fast(image(32))
     assert fast.form == ("fused", "")

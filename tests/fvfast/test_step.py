@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from fvfast import layers, session
 from fvfast import objectives as o
+from fvfast import session, tracing
 from fvfast.errors import FvfastError
 from fvfast.graph import record
 from fvfast.images import Fourier, Frame
 from fvfast.layers import Tap
 from fvfast.memory import images_that_fit
 from fvfast.optimize import STRIDE, ascend
-from fvfast.prepare import prepare, pristine
+from fvfast.prepare import prepare
+from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
 from fvfast.rendering import render
 from fvfast.stem import widen
@@ -65,7 +66,7 @@ def fourier_batch(count=2, steps=8, **options):
 @pytest.fixture
 def tap():
     module = pristine(Net(), torch.device("cpu"))
-    return prepare(module, layers.trace(module, SIZE), ["out", "stem"], SIZE, torch.float32)
+    return prepare(module, tracing.trace(module, SIZE), ["out", "stem"], SIZE, torch.float32)
 
 
 def never():
@@ -266,7 +267,7 @@ def test_a_stride_of_steps_names_the_step_that_was_no_number(tap, monkeypatch):
 
 def test_a_wide_stem_sees_the_same_image():
     module = pristine(Net(), torch.device("cpu"))
-    found = layers.trace(module, SIZE)
+    found = tracing.trace(module, SIZE)
     wide = prepare(module, found, ["out", "stem"], SIZE, torch.bfloat16, wide=True)
     assert wide.channels == 4
     narrow = prepare(module, found, ["out", "stem"], SIZE, torch.float32)
@@ -291,7 +292,7 @@ class Reader(Net):
 
 def test_a_stem_is_left_alone_where_the_network_reads_channels_itself():
     module = pristine(Reader(), torch.device("cpu"))
-    found = layers.trace(module, SIZE)
+    found = tracing.trace(module, SIZE)
     weight = module.get_submodule("stem").weight
     assert not widen(module, found, ["out"], SIZE)
     assert module.get_submodule("stem").weight is weight
@@ -345,11 +346,12 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 from tests.fvfast.test_step import Net, SIZE, fourier_batch, never
-from fvfast import layers
+from fvfast import tracing
 from fvfast.optimize import ascend
-from fvfast.prepare import prepare, pristine
+from fvfast.prepare import prepare
+from fvfast.pristine import pristine
 module = pristine(Net(), torch.device("cpu"))
-tap = prepare(module, layers.trace(module, SIZE), ["out", "stem"], SIZE, torch.float32)
+tap = prepare(module, tracing.trace(module, SIZE), ["out", "stem"], SIZE, torch.float32)
 batch = fourier_batch()
 ascend(batch, tap, never)
 import fvfast_kernels

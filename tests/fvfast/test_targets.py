@@ -1,6 +1,6 @@
 import pytest
 
-from fvfast import layers, targets
+from fvfast import targets, tracing
 from fvfast.errors import FvfastError
 from fvfast.layers import Layer
 from fvfast.models import Model, imagenet_classes
@@ -9,7 +9,7 @@ from fvfast.objectives import Channel, Neuron, WholeLayer
 
 @pytest.fixture
 def parse(tiny):
-    found = layers.trace(tiny.module.eval(), 32)
+    found = tracing.trace(tiny.module.eval(), 32)
     return lambda text: targets.parse(text, found, tiny)
 
 
@@ -116,7 +116,7 @@ def test_the_showcase_names_what_the_bundled_network_has():
     from fvfast import models
 
     bundled = models.load("efficientnet_lite0", "none")
-    found = layers.trace(bundled.module.eval(), 64)
+    found = tracing.trace(bundled.module.eval(), 64)
     objectives = [o for text in targets.SHOWCASE for o in targets.parse(text, found, bundled)]
     assert len(objectives) == 8
     assert sum(o.layers == {"logits"} for o in objectives) >= 3

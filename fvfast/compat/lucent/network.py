@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast import layers, prepare
+from fvfast import prepare, tracing
 from fvfast.compat.lucent.optvis.objectives import T
 from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 from fvfast.expressions import Context, Objective
 from fvfast.layers import LOGITS, Layer, Tap
+from fvfast.pristine import pristine
 from fvfast.rendering import pick_device, pick_dtype
 
 Loss = Callable[[T], Any]
@@ -31,9 +32,9 @@ class Network:
         self.device = pick_device(None) if tensor is None else tensor.device
         self.dtype = pick_dtype(None, self.device)
         self.name, self.side, self.inputs = type(module).__name__, side, inputs
-        self.module = prepare.pristine(module, self.device)
+        self.module = pristine(module, self.device)
         try:
-            self.layers = layers.trace(self.module, side, inputs)
+            self.layers = tracing.trace(self.module, side, inputs)
         except (RuntimeError, ValueError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
