@@ -134,8 +134,8 @@ def activation_atlas(
     settings = {"weights": digest, "recipe": chosen.to_dict(), "seed": seed, "power": power}
     chosen_dtype = precision.choose(dtype, where, loaded.module)
     atlas.dtype, atlas.dtype_why = str(chosen_dtype.dtype).removeprefix("torch."), chosen_dtype.why
-    for sentence in chosen_dtype.notes if notify else ():
-        notify(sentence)
+    if notify and chosen_dtype.note:
+        notify(chosen_dtype.note)
     settings |= {"dtype": str(chosen_dtype.dtype), "mean": loaded.mean, "std": loaded.std}
     icons = [target / "cells" / f"{_name(objective, settings)}.png" for objective in objectives]
     options = {"recipe": chosen, "size": size, "seed": seed, "batch": batch, "device": where, "dtype": atlas.dtype}

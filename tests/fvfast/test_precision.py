@@ -3,6 +3,7 @@
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from fvfast import activation_atlases, atlases, doctor, dreaming, files, lowerin
 from fvfast.store import Store
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-QUICK = {"size": 32, "steps": 2}
+QUICK: dict[str, Any] = {"size": 32, "steps": 2}
 WORDS = "rendering in float32, not {}: this processor would only emulate {}, slower than float32"
 
 
@@ -169,7 +170,13 @@ def test_an_activation_atlas_says_it_once(emulating, tiny, tmp_path, monkeypatch
         files.write_png(files.to_pil(torch.rand(3, 32, 32)), tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(activation_atlases, "CHUNK", {"cpu": 1})
     said = []
-    options = {"out": tmp_path / "out", "reduce": "pca", "grid": 2, "dtype": "bfloat16", "notify": said.append}
+    options: dict[str, Any] = {
+        "out": tmp_path / "out",
+        "reduce": "pca",
+        "grid": 2,
+        "dtype": "bfloat16",
+        "notify": said.append,
+    }
     made = activation_atlases.activation_atlas(tiny, "deep", tmp_path / "pictures", **options, **QUICK)
     assert made.rendered > 1
     assert made.dtype == "float32"
@@ -178,7 +185,7 @@ def test_an_activation_atlas_says_it_once(emulating, tiny, tmp_path, monkeypatch
 
 def test_a_dream_says_what_really_ran(emulating, tiny):
     photo = torch.rand(3, 48, 48)
-    options = {"model": tiny, "target": "deep:3", "octaves": 1, "steps": 2}
+    options: dict[str, Any] = {"model": tiny, "target": "deep:3", "octaves": 1, "steps": 2}
     full, half = dreaming.dream(photo, **options), dreaming.dream(photo, dtype="bfloat16", **options)
     assert half.image.equal(full.image)
     assert (half.dtype, half.notes, full.notes) == ("float32", [WORDS.format("bfloat16", "bfloat16")], [])

@@ -20,9 +20,7 @@ Pictures = Array | Sequence[Array]
 Domain = tuple[float, float] | None
 
 
-def show(
-    thing: Pictures, domain: Domain = (0, 1), labels: Sequence[str] | None = None, width: int | None = None
-) -> None:
+def show(thing: object, domain: Domain = (0, 1), labels: Sequence[str] | None = None, width: int | None = None) -> None:
     """Show one image [H, W] or [H, W, C], or several ([B, H, W, C] or a list), in a notebook.
 
     domain: what black and white are; None for the smallest and the largest value. labels: one an image, by default
