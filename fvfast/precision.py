@@ -31,8 +31,8 @@ class Precision:
 def choose(dtype: str | None, device: torch.device, module: nn.Module | None = None) -> Precision:
     """What a network runs in on a device: `dtype`, by default bfloat16 on a GPU and float32 elsewhere.
 
-    Half precision is for speed: where the device would only emulate it, which takes longer than float32, and where
-    `module` has complex weights, which are of two float32, it is float32. Raises FvfastError for an unknown name.
+    Half precision is for speed: where the device would only emulate it, and where `module` has complex weights, which
+    have no half, it is float32. Raises FvfastError for an unknown name.
     """
     if dtype is not None and dtype not in DTYPES:
         raise FvfastError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -47,16 +47,12 @@ def choose(dtype: str | None, device: torch.device, module: nn.Module | None = N
 
 
 def emulated(dtype: torch.dtype, device: torch.device) -> str:
-    """Why half precision would only be emulated on a device, slower than float32; empty where it is not."""
+    """Why half precision would only be emulated on a device; empty where it is not."""
     if device.type == "cpu":
-        computes = {torch.bfloat16: _processor_has_bfloat16, torch.float16: _processor_has_float16}.get(dtype)
-        return (
-            ""
-            if computes is None or computes()
-            else f"this processor would only emulate {_name(dtype)}, slower than float32"
-        )
+        has = {torch.bfloat16: _processor_has_bfloat16, torch.float16: _processor_has_float16}.get(dtype)
+        return f"this processor would only emulate {_name(dtype)}, slower than float32" if has and not has() else ""
     if device.type == "cuda" and dtype == torch.bfloat16 and not _gpu_has_bfloat16(device):
-        return "this GPU would only emulate bfloat16, slower than float32"
+        return "this GPU would only emulate bfloat16"
     return ""
 
 
