@@ -7,6 +7,7 @@ from typing import Any
 from bench import record
 from bench.gpu import document
 from bench.gpu.words import BROKEN, step_ratio
+from bench.peers.table import HAS_BFLOAT16
 
 # What the sentences speak of: the bundled network's middle, one image, one thread.
 TARGET, PEERS = "_blocks.10:3", ("lucent", "torch-dreams", "dreamlens", "horama")
@@ -60,23 +61,23 @@ def _gpu_channels(report: dict[str, Any]) -> str:
 
 def _peers(stored: dict[str, Any], size: int) -> str:
     where = {"size": size, "target": TARGET, "batch": 1}
-    rates = {
-        row["contender"]: row["steps_per_s"]
-        for row in stored["rows"]
-        if where.items() <= row.items() and "failed" not in row
-    }
-    best = max((name for name in PEERS if name in rates), key=lambda name: rates[name])
-    parts = []
-    for mine, dtype in (("fvfast-default", "float32"), ("fvfast-bfloat16", "bfloat16")):
-        if mine not in rates:
-            continue
+    rows = {r["contender"]: r for r in stored["rows"] if where.items() <= r.items() and "failed" not in r}
+    best = max((name for name in PEERS if name in rows), key=lambda name: rows[name]["steps_per_s"])
+    said = {}
+    for mine in ("fvfast-default", "fvfast-bfloat16"):
         over = {
             ratio["under"]: ratio["median"]
             for ratio in stored["ratios"]
             if {**where, "over": mine}.items() <= ratio.items()
         }
-        parts.append(f"{over['lucent']:.1f}x lucent and {over[best]:.1f}x {best} in {dtype}")
-    return f"{size} px: **{'; '.join(parts)}** (steps/s; {best} is the fastest of four peers here)."
+        if mine in rows:
+            said[mine] = f"{over['lucent']:.1f}x lucent and {over[best]:.1f}x {best}"
+    default, half = rows["fvfast-default"]["dtype"], rows.get("fvfast-bfloat16")
+    # Where the processor has no bfloat16, what was asked for it ran in float32: that is no figure of its own.
+    more = f"; {said['fvfast-bfloat16']} in bfloat16, {HAS_BFLOAT16}" if half and half["dtype"] == "bfloat16" else ""
+    return (
+        f"{size} px, {default}: **{said['fvfast-default']}** (steps/s; {best} is the fastest of four peers here{more})."
+    )
 
 
 def _quality(stored: dict[str, Any]) -> str:

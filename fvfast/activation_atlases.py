@@ -20,7 +20,7 @@ import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from fvfast import files, layers, layouts, models, sampling, tracing
+from fvfast import files, layers, layouts, models, precision, sampling, tracing
 from fvfast.errors import FvfastError
 from fvfast.examples import Look, pictures_in
 from fvfast.identity import canonical, weights_digest
@@ -30,7 +30,7 @@ from fvfast.models import Model
 from fvfast.objectives import Direction
 from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
-from fvfast.rendering import canvas_size, pick_device, pick_dtype, recipe_for, render
+from fvfast.rendering import canvas_size, pick_device, recipe_for, render
 from fvfast.result import Progress
 from fvfast.sampling import Vectors
 
@@ -47,6 +47,7 @@ class ActivationAtlas:
     picture, document: the files; icons: one an image of `cells`, None where it is not rendered yet.
     cells: by rows; vectors: the activations and where they come from; positions: where they lie on the map, [N, 2],
     x and y in 0..1. rendered: in this run; skipped: there before. failures: sentences about images and cells.
+    dtype: what icons are rendered in; dtype_why: the reason.
     """
 
     picture: Path
@@ -60,6 +61,8 @@ class ActivationAtlas:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    dtype: str = ""
+    dtype_why: str = ""
 
 
 def activation_atlas(
@@ -129,9 +132,13 @@ def activation_atlas(
     # Every cell starts from the same seed, so that neighbours differ by their vectors alone.
     chosen = recipe_for(recipe, objectives[0], image=None, steps=steps, lr=None, size=size)
     settings = {"weights": digest, "recipe": chosen.to_dict(), "seed": seed, "power": power}
-    settings |= {"dtype": str(pick_dtype(dtype, where)), "mean": loaded.mean, "std": loaded.std}
+    chosen_dtype = precision.choose(dtype, where, loaded.module)
+    atlas.dtype, atlas.dtype_why = str(chosen_dtype.dtype).removeprefix("torch."), chosen_dtype.why
+    if notify and chosen_dtype.note:
+        notify(chosen_dtype.note)
+    settings |= {"dtype": str(chosen_dtype.dtype), "mean": loaded.mean, "std": loaded.std}
     icons = [target / "cells" / f"{_name(objective, settings)}.png" for objective in objectives]
-    options = {"recipe": chosen, "size": size, "seed": seed, "batch": batch, "device": where, "dtype": dtype}
+    options = {"recipe": chosen, "size": size, "seed": seed, "batch": batch, "device": where, "dtype": atlas.dtype}
     _render(atlas, loaded, objectives, icons, options, tell, stopped, notify)
 
     atlas.icons = [_icon(path) for path in icons]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fvfast import blobs, models, rendering
+from fvfast import blobs, models, precision, rendering
 from fvfast.errors import FvfastError
 from fvfast.forms import AUTO
 from fvfast.identity import weights_digest
@@ -59,7 +59,8 @@ class AtlasResult:
 
     store: its folder; keys: of every feature asked for, in order. rendered: in this run; skipped: there before.
     failures: sentences about features that could not be rendered. seconds: of rendering; features_per_s: rendered in
-    them. interrupted: whether it was stopped early; the same call goes on.
+    them. interrupted: whether it was stopped early; the same call goes on. dtype: what the network computes in;
+    dtype_why: the reason.
     """
 
     store: Path
@@ -70,6 +71,8 @@ class AtlasResult:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    dtype: str = ""
+    dtype_why: str = ""
 
     @property
     def features_per_s(self) -> float:
@@ -123,7 +126,8 @@ def atlas(
         canvas = rendering.canvas_size(preset, size, loaded)
         here, there = place.devices(device)
         rendering.check_network(network, there)
-        job = Job(loaded, here, rendering.pick_dtype(dtype, there), canvas, preset.view if preset else None)
+        chosen_dtype = precision.choose(dtype, there, loaded.module)
+        job = Job(loaded, here, chosen_dtype.dtype, canvas, preset.view if preset else None)
         named = [layers] if isinstance(layers, str) else layers
         chosen = features(job.module, job.layers, loaded.name, named, channels, everything)
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
@@ -132,8 +136,13 @@ def atlas(
             job.kind(name)  # a generator that is not there is told of before any work is done
         options = Options(batch, threads, image_format=image_format, network=network)
         work = Work(job, there, weights_digest(loaded), options, plan)
+        notify = notify or _silent
+        for sentence in chosen_dtype.notes:
+            notify(sentence)
         with Store(store, write=True) as kept:
-            return fill(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify or _silent)
+            result = fill(kept, work, place, progress or (lambda _: None), stop or (lambda: False), notify)
+        result.dtype, result.dtype_why = str(job.dtype).removeprefix("torch."), chosen_dtype.why
+        return result
 
 
 def _check(engine: str, address: str | None, image_format: str, **numbers: tuple[int | None, int]) -> None:

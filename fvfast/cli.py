@@ -206,7 +206,7 @@ def render(
             print(f"{video}, {count} frames")
         if store:
             print(f"kept in {store}; see one: fvfast store show {keys[0][:10] if keys else ''} --store {store}")
-    for sentence in result.notes:
+    for sentence in (note for note in result.notes if note not in screen.told):
         print(f"fvfast: {sentence}", file=sys.stderr)
     if result.failures:
         for sentence in result.failures:
@@ -268,6 +268,7 @@ def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
         "form": result.form,
         "form_why": result.form_why,
         "dtype": result.dtype,
+        "dtype_why": result.dtype_why,
         "steps": max(r.steps for r in result.recipes),
         "size": result.size,
         "seed": min(result.seeds),

@@ -73,6 +73,8 @@ def activation_atlas(
             "rendered": atlas.rendered,
             "skipped": atlas.skipped,
             "failures": atlas.failures,
+            "dtype": atlas.dtype,
+            "dtype_why": atlas.dtype_why,
             "seconds": round(atlas.seconds, 3),
             "interrupted": atlas.interrupted,
         }

@@ -115,6 +115,8 @@ def _document(result: AtlasResult) -> dict[str, Any]:
         "rendered": result.rendered,
         "skipped": result.skipped,
         "failures": result.failures,
+        "dtype": result.dtype,
+        "dtype_why": result.dtype_why,
         "seconds": round(result.seconds, 3),
         "features_per_s": round(result.features_per_s, 4),
         "interrupted": result.interrupted,

@@ -77,6 +77,8 @@ def dream(
         Dreamer(model, target, settings, guide, tile, seed, device, dtype, weights) as dreamer,
         Screen(quiet=as_json, unit="octaves") as screen,
     ):
+        for sentence in dreamer.precision.notes:
+            screen.notify(sentence)
         result = dreamer.dream(photograph, lambda p: _show(screen, p), screen.stopped)
         result.save(out)
         count = 0
@@ -144,6 +146,8 @@ def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool
         "objective_start": result.objective_start,
         "objective_end": result.objective,
         "device": result.device,
+        "dtype": result.dtype,
+        "dtype_why": result.dtype_why,
         "seconds": round(result.seconds, 3),
         "interrupted": result.interrupted,
         "zoom": None if zoom is None else {"file": str(zoom), "frames": frames},
@@ -154,7 +158,7 @@ def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool
     print(f"{', '.join(result.targets)}: {figure(result.objective_start)} to {figure(result.objective)}")
     print(
         f"{out}, {width}x{height}, {len(result.sizes)} octaves, {result.steps} steps in {result.seconds:.1f} s on "
-        f"{result.device}"
+        f"{result.device}, {result.dtype}"
     )
     if zoom is not None:
         print(f"{zoom}, {frames} frames")

@@ -41,7 +41,7 @@ def speed(
         print(json.dumps(found, indent=2))
         return
     rows = [_row(row, found["ratios"]) for row in found["rows"]]
-    print(f"one step of one image, {found['model']} {found['layer']}, {found['size']} px, float32")
+    print(f"one step of one image, {found['model']} {found['layer']}, {found['size']} px, {found['dtype']}")
     print_columns(("", "ms p20", "p50", "p80", "steps/s", "faster"), rows, right=(1, 2, 3, 4, 5))
     if found["ratios"] is None:
         print("fvfast: the fast network differs from the plain one (see --json): no ratio is given", file=sys.stderr)

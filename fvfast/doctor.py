@@ -12,6 +12,7 @@ import torch
 import fvfast
 from fvfast.lowering import unusable
 from fvfast.optimize import crew_size
+from fvfast.precision import choose, emulated
 
 
 def report() -> dict[str, Any]:
@@ -37,6 +38,7 @@ def report() -> dict[str, Any]:
         "path": chosen["backend"],
         "why": chosen["reason"],
         "networks": _networks(device),
+        "dtype": _dtype(device),
         "at once": f"{workers} images, {threads} thread{'s' if threads > 1 else ''} each",
     }
     return found
@@ -51,6 +53,13 @@ def _networks(device: torch.device) -> str:
     if not fused:
         return f"their own modules: {why}"
     return f"fused in {fused}" + (f"; modules otherwise: {why}" if why else "")
+
+
+def _dtype(device: torch.device) -> str:
+    """What networks compute in unless told otherwise, and what they cannot be told to."""
+    default = str(choose(None, device).dtype).removeprefix("torch.")
+    slow = [str(half).removeprefix("torch.") for half in (torch.bfloat16, torch.float16) if emulated(half, device)]
+    return f"{default} by default" + (f"; {' and '.join(slow)} would only be emulated, slower" if slow else "")
 
 
 def _version(package: str) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvfast import models, photographs, prepare, targets
+from fvfast import models, photographs, precision, prepare, targets
 from fvfast.dreamsteps import FourierStep, PixelStep, Step
 from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 from fvfast.expressions import Objective
@@ -25,7 +25,7 @@ from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.optimize import keep_large_blocks, layers_of
 from fvfast.photographs import Photograph
-from fvfast.rendering import pick_device, pick_dtype
+from fvfast.rendering import pick_device
 from fvfast.tiles import Tiled
 
 SMALLEST = 32  # pixels of the shorter side; below, networks have nothing left to see
@@ -85,6 +85,7 @@ class Dream:
     objective_start, objective: of the photograph and of the result, at full size, unshifted; the objectives are
     weighed so that each pulls equally hard (a weighted mean).
     sizes: (height, width) of every octave that was begun. steps: taken. seconds: they took.
+    dtype: what the network computed in; dtype_why: the reason. notes: sentences worth knowing.
     """
 
     photograph: Photograph
@@ -97,6 +98,9 @@ class Dream:
     steps: int
     seconds: float
     interrupted: bool = False
+    dtype: str = "float32"
+    dtype_why: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def image(self) -> Tensor:
@@ -174,7 +178,8 @@ class Dreamer:
         self.settings, self.tile, self.seed = settings, tile, seed
         loaded = models.load(model, weights)
         where = pick_device(device)
-        self.job = Job(loaded, where, pick_dtype(dtype, where), loaded.size + 32, None)
+        self.precision = precision.choose(dtype, where, loaded.module)
+        self.job = Job(loaded, where, self.precision.dtype, loaded.size + 32, None)
         if self.job.view != loaded.size + 32:
             raise FvfastError(f"{loaded.name} takes images of {self.job.view} px only; a dream needs every size")
         if target is None and loaded.name == models.DEFAULT_MODEL:
@@ -224,6 +229,9 @@ class Dreamer:
             steps=run.steps,
             seconds=time.perf_counter() - started,
             interrupted=run.stopped,
+            dtype=str(self.job.dtype).removeprefix("torch."),
+            dtype_why=self.precision.why,
+            notes=self.precision.notes,
         )
 
     def zoom(self, picture: Tensor, frames: int, rate: float = 1.03, steps: int = 2) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from fvfast.distances import distance
 from fvfast.errors import is_out_of_memory
 from fvfast.fusion import fuse, laid_out
 from fvfast.kinks import decide, given
+from fvfast.precision import emulated
 from fvfast.reverse import Reversible
 from fvfast.tape import Refused, Tape, in_short, record
 
@@ -59,8 +60,7 @@ def unusable(dtype: torch.dtype) -> str:
         return f"networks in {name} are not fused"
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return "this PyTorch comes without oneDNN"
-    slow = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return f"this processor does not compute in {name}" if slow else ""
+    return emulated(dtype, torch.device("cpu"))
 
 
 # What is compared --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast import magnitudes, models, photographs, recipes
+from fvfast import magnitudes, models, photographs, precision, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.forms import AUTO, NETWORKS
@@ -32,8 +32,6 @@ SMALLEST = 16  # pixels; the kernels' smallest canvas
 LARGEST = 1024
 STARTS = ("fourier", "pixel", "phase", "pyramid")  # what can start from a picture
 ALIGNED = 0.75  # what part of their parameter aligned images have in common
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @neutral()
@@ -82,7 +80,8 @@ def render(
         of model, target, recipe, size, steps, seed and dtype on one machine, whatever else is rendered beside it.
     batch: images in one tensor; by default one on a CPU (several at once, on threads), on a GPU what memory allows.
     device, dtype: "cpu", "cuda", ...; "float32", "bfloat16" or "float16". By default a GPU in bfloat16 if there is
-        one, else the CPU in float32.
+        one, else the CPU in float32. A device that does not compute in what is asked for takes float32, faster there
+        than what would be emulated; `Render.dtype` and `Render.dtype_why` say so.
     threads: processors for each image on a CPU.
     network: on a GPU, the network's form: "modules", "tuned", "recorded" or "compiled" (docs/performance.md); "auto"
         measures and remembers which is fastest, so that last bits may differ between machines. `Render.form` says.
@@ -95,14 +94,14 @@ def render(
     frames: keep so many frames for a film of the optimisation (`Render.film`).
     progress: called a few times a second; preview: shown each image on its way, two or three times a second, from the
     thread that works on it; stop: asked as often, ends the render early with what there is;
-    notify: told of what changed on the way (a smaller batch).
+    notify: told of what changed on the way (a smaller batch), or is not as asked for (the dtype).
 
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
     started = time.perf_counter()
     loaded = models.load(model, weights)
     where = pick_device(device)
-    kind = pick_dtype(dtype, where)
+    chosen = precision.choose(dtype, where, loaded.module)
     check_network(network, where)
     about, after = (snapshots, ()) if isinstance(snapshots, int) else (None, snapshots)
     for name, value, least in (
@@ -126,7 +125,7 @@ def render(
     canvas = canvas_size(known, size, loaded)
     try:
         firm = size is not None or bool(known and known.size)
-        job = Job(loaded, where, kind, canvas, known.view if known else None, firm)
+        job = Job(loaded, where, chosen.dtype, canvas, known.view if known else None, firm)
         canvas = max(job.size, SMALLEST)
         if isinstance(image, Generator):
             generator, image = image, PREFIX + image.name
@@ -142,7 +141,11 @@ def render(
         session = Session(job, plan, batch, threads, keep, progress, stop, notify or (lambda _: None))
         session.preview, session.network = preview, network
         session.stages["model"] = time.perf_counter() - started
-        return session.render()
+        for sentence in chosen.notes:
+            session.notify(sentence)
+        result = session.render()
+        result.dtype_why, result.notes = chosen.why, [*chosen.notes, *result.notes]
+        return result
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -253,9 +256,5 @@ def check_network(network: str, device: torch.device) -> None:
         raise FvfastError(f"--network {network} is for an NVIDIA GPU: leave it out with --device {device.type}")
 
 
-def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise FvfastError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+def pick_dtype(dtype: str | None, device: torch.device, module: nn.Module | None = None) -> torch.dtype:
+    return precision.choose(dtype, device, module).dtype

@@ -46,6 +46,7 @@ class Render:
     failures: sentences about targets that could not be rendered; notes: sentences worth knowing.
     path: what made the views, "reference" or "triton". form: how the network ran, on a CPU "fused" (as fused
     operations, `fvfast.lowering`) or as its own "modules", on a GPU one of `fvfast.forms`; form_why: the reason.
+    dtype: what the network computed in; dtype_why: the reason (`fvfast.precision`).
     interrupted: whether it was stopped early. stages: where the time went, in seconds by name.
     network: what was rendered; subjects: what each image shows; both for `fvfast.keeping`.
     """
@@ -72,6 +73,7 @@ class Render:
     notes: list[str] = field(default_factory=list)
     form: str = "modules"
     form_why: str = ""
+    dtype_why: str = ""
     interrupted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
     network: Model | None = field(default=None, repr=False)

@@ -33,6 +33,7 @@ class Screen:
         self.interrupted = False
 
     def __enter__(self) -> Screen:
+        self.told: list[str] = []
         self.before = signal.signal(signal.SIGINT, self._interrupt)
         self.bar.start()
         return self
@@ -51,6 +52,7 @@ class Screen:
         return self.interrupted
 
     def notify(self, sentence: str) -> None:
+        self.told.append(sentence)
         print(f"fvfast: {sentence}", file=sys.stderr)
 
     def progress(self, progress: Progress) -> None:

@@ -87,6 +87,7 @@ def measure(
         "model": loaded.name,
         "layer": name,
         "size": canvas,
+        "dtype": str(job.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "workers": workers,
         "gate": gate,

@@ -150,7 +150,7 @@ def _plan(
 ) -> Work:
     preset = recipes.RECIPES[variant.recipe]
     canvas = rendering.canvas_size(preset, size, model)
-    job = Job(model, device, rendering.pick_dtype(None, device), canvas, preset.view)
+    job = Job(model, device, rendering.pick_dtype(None, device, model.module), canvas, preset.view)
     plan: list[ImagePlan] = []
     for number, objective in enumerate(job.objectives(target)):
         if not isinstance(objective, Channel):

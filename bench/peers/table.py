@@ -14,6 +14,7 @@ from fvfast.errors import FvfastError
 HEADER = ("renderer", "steps/s", "range", "default is", "lucent is", "features/s", "peak MB", "objective")
 RECIPES = ("fvfast-default", "fvfast-lucent")
 CELL = ("size", "target", "batch")
+HAS_BFLOAT16 = "on a processor with bfloat16 (AVX512-BF16 or AMX)"
 UNSTEADY = 1.5  # how far apart the rounds of an undisturbed machine stay: 1.4 at most, measured
 
 
@@ -54,6 +55,8 @@ def compact(document: dict[str, Any]) -> str:
     settings = document["settings"]
     header = ("what", "steps/s", "against lucent", "against the fastest peer", "which is", "objective / lucent's")
     said = f"`{document['command']}`: {settings['steps']} steps, {settings['rounds']} rounds"
+    if settings["device"] == "cpu" and any(row.get("dtype") == "bfloat16" for row in document["rows"]):
+        said += f", fvfast-bfloat16 {HAS_BFLOAT16}"
     return f"{table(header, lines)}\n\n{said}; {record.line(document['machine'])}."
 
 
@@ -150,12 +153,14 @@ def _notes(document: dict[str, Any]) -> str:
         "",
     ]
     for row in {row["contender"]: row for row in document["rows"]}.values():
-        lines.append(f"- {row['contender']}: {'; '.join([row['note'], *_particulars(row)])}.")
+        lines.append(f"- {row['contender']}: {'; '.join([row['note'], *_particulars(row, settings['device'])])}.")
     return "\n".join(lines)
 
 
-def _particulars(row: dict[str, Any]) -> list[str]:
+def _particulars(row: dict[str, Any], device: str) -> list[str]:
     if "failed" in row:
         return [row["failed"].rstrip(".")]
     found = [f"{' and '.join(row['shims'])} replaced by an empty module"] if row["shims"] else []
-    return found + ([f"in {row['dtype']}"] if row["dtype"] != "float32" else [])
+    if row["dtype"] == "float32":
+        return found
+    return [*found, f"in {row['dtype']}" + f", {HAS_BFLOAT16}" * (device == "cpu" and row["dtype"] == "bfloat16")]

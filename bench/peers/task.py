@@ -47,6 +47,7 @@ class Clock:
         self.steps, self.cuda = task.steps, task.device.startswith("cuda")
         self.ticks = 0
         self.began = self.rate = 0.0
+        self.dtype = "float32"  # what the network ran in
 
     def tick(self) -> None:
         """Note a step. Waits for a GPU at the first and the last that count, and never between them."""

@@ -51,8 +51,7 @@ def answer(contender: Contender, task: Task) -> dict[str, Any]:
         "steps_per_s": clock.rate,
         "seconds": seconds,
         "peak_bytes": peak,
-        "dtype": contender.options.get("dtype")
-        or getattr(loop, "DTYPES", {}).get(task.device.partition(":")[0], "float32"),
+        "dtype": clock.dtype,
         "version": importlib.metadata.version(contender.package) if contender.package else None,
     }
 

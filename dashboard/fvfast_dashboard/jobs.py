@@ -260,7 +260,8 @@ class Desk:
                 job.keys, job.targets = event.get("keys", []), event.get("targets", [])
                 job.objectives, job.file = event.get("objectives", []), event.get("file", "")
                 job.seconds = event.get("seconds", job.seconds)
-                job.notes += [*event.get("notes", []), *event.get("failures", [])]
+                told = [*event.get("notes", []), *event.get("failures", [])]
+                job.notes += [sentence for sentence in told if sentence not in job.notes]
                 self._end(job, state, event.get("sentence", ""))
                 return True
         return False

@@ -216,6 +216,7 @@ def _dream(request: DreamRequest, send: Send, stop: Callable[[], bool]) -> None:
         file=request.out,
         targets=result.targets,
         objectives=[result.objective_start, result.objective],
+        notes=result.notes,
         seconds=result.seconds,
     )
 

@@ -203,6 +203,15 @@ def test_a_worker_that_cannot_start_is_one_sentence_with_its_last_words(tmp_path
         desk.submit(request(), code=True)
 
 
+def test_what_was_noted_on_the_way_is_not_noted_again_at_the_end(desk):
+    job = jobs.Job(0, request(), "")
+    last = ["rendering in float32", "deep:3 stayed grey"]
+    with desk._changed:
+        desk._note(job, {"event": "note", "sentence": last[0]})
+        desk._note(job, {"event": "finished", "notes": last, "failures": ["deep:4 failed"]})
+    assert job.notes == [*last, "deep:4 failed"]
+
+
 def test_the_queue_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "MOST_WAITING", 2)
     desk = Desk(tmp_path / "kept", [sys.executable, "-c", STUBBORN])

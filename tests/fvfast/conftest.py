@@ -34,6 +34,14 @@ def _one_thread():
 
 
 @pytest.fixture
+def halves(monkeypatch):
+    """Half precision as on a processor that has it, as far as oneDNN can emulate that on this one."""
+    monkeypatch.setattr("fvfast.precision.emulated", lambda *_: "")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        monkeypatch.setattr("fvfast.lowering.emulated", lambda *_: "")
+
+
+@pytest.fixture
 def nets() -> Any:
     """The module of sketched networks."""
     return importlib.import_module("sketch_nets")

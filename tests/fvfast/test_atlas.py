@@ -71,7 +71,7 @@ def test_an_atlas_holds_what_render_gives(tiny):
         assert entry.seconds > 0
 
 
-def test_what_is_there_is_skipped_and_what_differs_is_not(tiny, monkeypatch):
+def test_what_is_there_is_skipped_and_what_differs_is_not(tiny, halves, monkeypatch):
     first = atlas(tiny, "deep", channels="0-1", store="kept", **QUICK)
     before = rows("kept")
     again = atlas(tiny, "deep", channels="0-3", store="kept", **QUICK)

@@ -106,7 +106,7 @@ def test_render_as_json(cli):
     assert len({r["file"] for r in document["renders"]}) == 4
 
 
-def test_every_option_reaches_the_render(cli):
+def test_every_option_reaches_the_render(cli, halves):
     arguments = ("--image", "pixel", "--lr", 0.2, "--recipe", "plain", "--device", "cpu", "--dtype", "bfloat16")
     code, out, _ = cli(
         "render", "sketch_nets:tiny", "deep:3", *QUICK, *arguments, "--batch", 2, "--threads", 1, "--json"
@@ -136,7 +136,7 @@ def test_the_same_command_gives_the_same_bytes(cli):
         ("--image", "pixel", "--weights", "default"),
     ],
 )
-def test_from_renders_the_same_bytes_again(cli, options):
+def test_from_renders_the_same_bytes_again(cli, halves, options):
     assert cli("render", "sketch_nets:tiny", "deep:3", *QUICK, *options)[0] == 0
     (name,) = pngs()
     code, _, err = cli("render", "--from", f"renders/{name}", "--out", "again")

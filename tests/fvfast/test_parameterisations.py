@@ -136,7 +136,7 @@ def test_a_view_has_the_gradient_of_finite_differences(kind, recipe):
 
 @pytest.mark.parametrize("image", ["pyramid", "cppn"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_they_climb_alone_as_in_company_and_in_batches(tiny, image, dtype):
+def test_they_climb_alone_as_in_company_and_in_batches(tiny, halves, image, dtype):
     options = {"size": 32, "steps": 8, "image": image, "dtype": dtype}
     together = fvfast.render(tiny, ["deep:3", "logits:2"], copies=2, every=4, **options)
     assert (together.objective > together.objective_start).all()

@@ -227,7 +227,7 @@ def test_layers_and_classes_of_different_lengths_share_a_table(tiny):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_comes_near_and_is_judged_in_float32(tiny, dtype):
+def test_half_precision_comes_near_and_is_judged_in_float32(tiny, halves, dtype):
     full, half = render(tiny, "deep:3", steps=20), render(tiny, "deep:3", steps=20, dtype=dtype)
     assert half.dtype == dtype
     assert half.images.dtype == half.objective.dtype == torch.float32

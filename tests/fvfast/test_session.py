@@ -93,7 +93,7 @@ def test_the_order_of_the_targets_is_the_order_of_the_images(tiny):
         assert result.images[i].equal(fvfast.render(tiny, target, size=32, steps=2).images[0])
 
 
-def test_in_half_precision_too_an_image_does_not_depend_on_its_company(nets, monkeypatch):
+def test_in_half_precision_too_an_image_does_not_depend_on_its_company(nets, halves, monkeypatch):
     """`mix` cannot be folded, which must not decide how many channels the stem of `early` sees."""
     seen = []
     original = prepare.prepare

@@ -12,8 +12,6 @@ from torch import Tensor
 import fvfast
 from bench.peers.task import Clock, Task
 
-DTYPES = {"cuda": "bfloat16"}  # where it is not float32 by default
-
 
 def render(net: None, task: Task, clock: Clock, recipe: str, dtype: str | None = None) -> Tensor:
     """net: none: fvfast loads the same network itself, as `fvfast.load()`."""
@@ -29,4 +27,5 @@ def render(net: None, task: Task, clock: Clock, recipe: str, dtype: str | None =
         threads=task.threads,
     )
     clock.took(task.steps, result.stages["loop"])
+    clock.dtype = result.dtype
     return result.images

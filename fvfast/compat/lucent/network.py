@@ -30,7 +30,7 @@ class Network:
         """side: the longer side of a view in pixels; inputs: its channels. Raises FvfastError where it does not fit."""
         tensor = next(module.parameters(), next(module.buffers(), None))
         self.device = pick_device(None) if tensor is None else tensor.device
-        self.dtype = pick_dtype(None, self.device)
+        self.dtype = pick_dtype(None, self.device, module)
         self.name, self.side, self.inputs = type(module).__name__, side, inputs
         self.module = pristine(module, self.device)
         try:

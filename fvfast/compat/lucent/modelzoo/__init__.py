@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fvfast.compat.lucent.modelzoo import util
+from fvfast.compat.lucent.modelzoo import util as util
 from fvfast.errors import FvfastError
-
-__all__ = ["inceptionv1", "util"]
 
 
 def inceptionv1(*args: Any, **options: Any) -> Any:
@@ -22,6 +20,8 @@ def __getattr__(name: str) -> Any:
     # Importing torchvision.models takes seconds, so only who asks for one waits.
     from torchvision import models
 
+    if name == "__all__":  # `from ...modelzoo import *`
+        return ["inceptionv1", "util", *(public for public in vars(models) if not public.startswith("_"))]
     try:
         return getattr(models, name)
     except AttributeError:

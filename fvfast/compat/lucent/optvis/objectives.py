@@ -75,9 +75,8 @@ def wrap_objective() -> Callable[[Callable[..., Function]], Callable[..., Object
         @functools.wraps(function)
         def made(*args: Any, **options: Any) -> Objective:
             name = function.__name__
-            words = [str(value) for value in (*args, *options.values())]
-            short = ", ".join("..." if len(word) > 15 or "\n" in word else word for word in words)
-            return Objective(function(*args, **options), name, f"{name.title()} [{short}]")
+            words = [make_arg_str(value) for value in (*args, *options.values())]
+            return Objective(function(*args, **options), name, f"{name.title()} [{', '.join(words)}]")
 
         return made
 
@@ -88,10 +87,7 @@ def handle_batch(batch: int | None = None) -> Callable[[Function], Function]:
     """Decorates a loss, so that it sees the one image `batch` of every layer; all where it is None."""
 
     def decorate(function: Function) -> Function:
-        if batch is None:
-            return function
-        one = slice(batch, batch + 1)
-        return lambda model: function(lambda name: model(name)[one])
+        return function if batch is None else lambda model: function(of_one(model, batch))
 
     return decorate
 
@@ -289,6 +285,22 @@ def blur_input_each_step() -> Function:
 
 
 # Pieces ----------------------------------------------------------------------------------------------------
+
+
+def make_arg_str(arg: object) -> str:
+    """An argument as a description shows it: `...` where it is long."""
+    word = str(arg)
+    return "..." if len(word) > 15 or "\n" in word else word
+
+
+def of_one(model: T, batch: int | None = None) -> T:
+    """T of the one image `batch`, still with its axis; of all where it is None."""
+    return model if batch is None else lambda name: model(name)[batch : batch + 1]
+
+
+def extract_act_pos(acts: Tensor, x: int | None = None, y: int | None = None) -> Tensor:
+    """Maps [B, C, H, W] at column x and row y, [B, C, 1, 1]; by default in the middle."""
+    return _position(acts, "the layer", x, y)
 
 
 def _channel(maps: Tensor, layer: str, number: int) -> Tensor:

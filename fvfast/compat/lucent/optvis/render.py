@@ -19,7 +19,10 @@ from torch.optim import Optimizer
 from fvfast import files
 from fvfast.compat.lucent import fusing, paths
 from fvfast.compat.lucent.fusing import Chain
+from fvfast.compat.lucent.hooks import ModuleHook as ModuleHook
+from fvfast.compat.lucent.hooks import hook_model as hook_model
 from fvfast.compat.lucent.misc import io
+from fvfast.compat.lucent.misc.io import show as show
 from fvfast.compat.lucent.network import Loss, Network, Restless
 from fvfast.compat.lucent.optvis import objectives, param, transform
 from fvfast.compat.lucent.optvis.param.color import Rgb

@@ -3,8 +3,6 @@
 Everything here gives `(params, image_f)`: a list of tensors, and a function that makes images [B, C, H, W] of them.
 """
 
-from typing import Any, NoReturn
-
 from fvfast.compat.lucent.optvis.param.color import (
     color_correlation_normalized,
     color_correlation_svd_sqrt,
@@ -13,10 +11,10 @@ from fvfast.compat.lucent.optvis.param.color import (
     to_valid_rgb,
 )
 from fvfast.compat.lucent.optvis.param.cppn import CompositeActivation, cppn
+from fvfast.compat.lucent.optvis.param.gan import upconvGAN
 from fvfast.compat.lucent.optvis.param.images import image
 from fvfast.compat.lucent.optvis.param.lowres import lowres_tensor
 from fvfast.compat.lucent.optvis.param.spatial import fft_image, pixel_image, rfft2d_freqs
-from fvfast.errors import FvfastError
 
 __all__ = [
     "CompositeActivation",
@@ -33,8 +31,3 @@ __all__ = [
     "to_valid_rgb",
     "upconvGAN",
 ]
-
-
-def upconvGAN(*args: Any, **options: Any) -> NoReturn:
-    """Raises FvfastError: the weights of lucent's generator are no longer to be had."""
-    raise FvfastError("lucent's upconvGAN has lost its weights: fvfast.render(image='generator:biggan-deep-256')")

@@ -33,13 +33,13 @@ def lowres_tensor(
     def image_f() -> Tensor:
         result = tensor
         for axis, (size, shift) in enumerate(zip(shape, shifts, strict=True)):
-            result = _shifted(_resized(result, axis, size), axis, shift)
+            result = _shifted(resized(result, axis, size), axis, shift)
         return result
 
     return [tensor], image_f
 
 
-def _resized(tensor: Tensor, axis: int, size: int) -> Tensor:
+def resized(tensor: Tensor, axis: int, size: int) -> Tensor:
     """Linearly interpolated along one axis, the first and the last entry staying where they are."""
     if tensor.shape[axis] == size:
         return tensor
