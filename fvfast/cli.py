@@ -20,7 +20,7 @@ from fvfast.cli_again import again
 from fvfast.cli_atlas import Network, atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
-from fvfast.cli_json import Json, json_alone, leave_stdout, tell
+from fvfast.cli_json import Json, json_alone, tell, to_the_end
 from fvfast.cli_look import doctor, layers, models
 from fvfast.cli_quality import quality
 from fvfast.cli_speed import speed
@@ -48,6 +48,12 @@ Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (s
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    with to_the_end(for_good=arguments is None):
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except FvfastError as error:
@@ -60,9 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         if message is None:
             raise
         code = _complain(message()) if message() else INTERRUPTED
-    if arguments is None and "--json" in sys.argv:
-        leave_stdout()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(sentence: str) -> int:

@@ -19,6 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 P, R = ParamSpec("P"), TypeVar("R")
 
 _waiting: list[str] = []  # the document of the command that runs, until it ends
+_rest: contextlib.ExitStack | None = None  # what ends with the command line, after its command
 
 
 def json_alone(command: Callable[P, R]) -> Callable[P, R]:
@@ -34,6 +35,8 @@ def json_alone(command: Callable[P, R]) -> Callable[P, R]:
         finally:
             while _waiting:
                 print(_waiting.pop(), flush=True)
+            if _rest is not None:
+                _rest.enter_context(diverted())
 
     return run
 
@@ -70,26 +73,35 @@ def diverted() -> Iterator[None]:
                 os.close(kept)
 
 
-def leave_stdout() -> None:
-    """For a process that ends: what is still printed on its way out goes to stderr."""
-    _flush(sys.stdout)
-    kept = _point_at_stderr()
-    if kept is not None:
-        os.close(kept)
-    sys.stdout = sys.stderr
+@contextlib.contextmanager
+def to_the_end(for_good: bool) -> Iterator[None]:
+    """Within it, what is printed after a document goes to stderr too, such as by networks that are let go of.
+
+    for_good: and whatever is still printed as the process ends.
+    """
+    global _rest
+    before = sys.stdout
+    with contextlib.ExitStack() as _rest:
+        try:
+            yield
+        finally:
+            aside, _rest = sys.stdout is not before, None
+    if for_good and aside:
+        _point_at_stderr()
+        sys.stdout = sys.stderr
 
 
 def _point_at_stderr() -> int | None:
-    """Make file descriptor 1 what 2 is; gives what it was, or None where one of them is closed."""
+    """Make file descriptor 1 what 2 is, or nowhere if that is closed; gives what it was, or None if it is closed."""
     try:
         kept = os.dup(1)
     except OSError:
         return None
-    try:
+    if sys.__stderr__ is None:  # descriptor 2 may be any file by now
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+    else:
         os.dup2(2, 1)
-    except OSError:
-        os.close(kept)
-        return None
     return kept
 
 

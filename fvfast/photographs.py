@@ -113,7 +113,7 @@ def frames_of(picture: PIL.Image.Image) -> list[int]:
     if picture.format == "TIFF":
         return _pages(picture, count)
     # A PNG may have a picture in front of its frames, for programs that know of no animations.
-    return list(range(1 if picture.info.get("default_image") and count > 2 else 0, count))
+    return list(range(1 if picture.info.get("default_image") else 0, count))
 
 
 def _pages(picture: PIL.Image.Image, count: int) -> list[int]:
