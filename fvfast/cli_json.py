@@ -16,7 +16,8 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _waiting: list[str] = []  # the document of the command that runs, until it ends
 _rest: contextlib.ExitStack | None = None  # what ends with the command line, after its command
@@ -107,7 +108,8 @@ def _point_at_stderr() -> int | None:
 
 def _flush(stream: Any) -> None:
     """Write out what Python and C hold back, to where it belongs now."""
-    for one in (stream, sys.__stdout__):
+    streams: tuple[Any, ...] = (stream, sys.__stdout__)
+    for one in streams:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # absent, gone, or closed
             one.flush()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # where C's library is found by another name

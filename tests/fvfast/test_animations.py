@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,7 +18,7 @@ from fvfast.screen import Screen
 
 MODEL = "sketch_nets:tiny"
 QUICK = ("--octaves", 1, "--steps", 1, "--tile", 128)
-IN_PYTHON = {"octaves": 1, "steps": 2, "tile": 128}
+IN_PYTHON: dict[str, Any] = {"octaves": 1, "steps": 2, "tile": 128}
 MS = [80, 130, 40]
 ANIMATED = ["a.gif", "a.webp", "a.png"]
 

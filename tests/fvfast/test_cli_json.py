@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -129,10 +131,11 @@ def test_with_stderr_closed_the_document_is_alone_all_the_same():
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 1})
 
 
-def commands(group):
+def commands(group: typer.Typer) -> Iterator[Any]:
     for one in group.registered_commands:
         yield one.callback
     for one in group.registered_groups:
+        assert isinstance(one.typer_instance, typer.Typer)
         yield from commands(one.typer_instance)
 
 
@@ -141,7 +144,6 @@ def test_every_command_with_json_leaves_stdout_to_it():
     assert len(with_json) >= 15
     for command in with_json:
         assert command.__code__ is cli_json.json_alone(lambda: None).__code__, command.__name__
-    assert isinstance(fvfast.cli.app, typer.Typer)
 
 
 def test_what_is_no_number_is_null(cli, monkeypatch):

@@ -1,6 +1,7 @@
 """Pictures from Python: whatever holds them, they mean the same wherever a picture is taken."""
 
 import io
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ import fvfast
 from fvfast import objectives as o
 from fvfast import photographs
 from fvfast.errors import FvfastError
+from fvfast.seeded import Comparison
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 PIXELS[0, :2] = [[0, 0, 0], [255, 255, 255]]  # what floats and wide integers mean is told by their largest
@@ -195,12 +197,12 @@ def test_every_way_in_takes_them(tiny, source):
     middle = photographs.square(COLOUR, 32)
     started = fvfast.render(tiny, "deep:3", size=32, steps=1, lr=1e-9, start=source)
     torch.testing.assert_close(started.images[0], middle, rtol=0, atol=5e-3)
-    quick = {"octaves": 1, "steps": 1, "strength": 1e-6, "tile": 128}
+    quick: dict[str, Any] = {"octaves": 1, "steps": 1, "strength": 1e-6, "tile": 128}
     torch.testing.assert_close(fvfast.dream(source, tiny, "deep", **quick).image, COLOUR, rtol=0, atol=1e-4)
     fvfast.dream(COLOUR, tiny, "deep", guide=source, **quick)
     for objective in (o.inversion("deep", source), o.caricature("deep", source)):
-        assert objective.compared is not None
-        torch.testing.assert_close(objective.compared.pixels, COLOUR)
+        assert isinstance(objective, Comparison)
+        torch.testing.assert_close(objective.picture.pixels, COLOUR)
     accentuation = o.accentuation(o.channel("deep", 1), "stem", source)
     assert accentuation.start is not None
     torch.testing.assert_close(accentuation.start.pixels, COLOUR)
