@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def again(
     given = {key: value for key, value in options.items() if value is not None and key != "weights"}
     weights = options["weights"]
     loaded = _own(source, spec, weights) if model is None else _named(source, spec, model, weights)
-    return loaded, [spec["target"]], {**stored, **given}
+    return _seeing(loaded, spec), [spec["target"]], {**stored, **given}
 
 
 def _own(source: Path, spec: dict[str, Any], weights: str) -> Model:
@@ -56,6 +57,14 @@ def _own(source: Path, spec: dict[str, Any], weights: str) -> Model:
     if kept == GIVEN:
         cure = f"render it there with fvfast.render(model, {spec['target']!r}, recipe=...), or {cure}"
     return reload(spec["model"], weights if weights != "default" and kept != GIVEN else kept, str(source), cure)
+
+
+def _seeing(model: Model, spec: dict[str, Any]) -> Model:
+    """A model that sees images as the PNG's did: how they are normalised may have been said in Python."""
+    if "input" not in spec:
+        return model
+    mean, std, size = (spec["input"][key] for key in ("mean", "std", "size"))
+    return replace(model, mean=tuple(mean), std=tuple(std), size=size)
 
 
 def _named(source: Path, spec: dict[str, Any], name: str, weights: str) -> Model:

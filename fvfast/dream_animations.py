@@ -107,6 +107,8 @@ def over(
     durations: list[float | None] = []
     first: Photograph | None = None
     interrupted = False
+    for frame in animation.frames():  # what is wrong with the last is said before the first is dreamt over
+        large_enough(frame.photograph)
     for number, frame in enumerate(animation.frames(), 1):
 
         def show(now: DreamProgress, number: int = number) -> None:
@@ -114,7 +116,7 @@ def over(
                 progress(number, len(animation), now)
 
         # Weights of the first frame's own for all: those of each would vary from frame to frame.
-        made = dreamer.dream(large_enough(frame.photograph), show, stop, balance=number == 1)
+        made = dreamer.dream(frame.photograph, show, stop, balance=number == 1)
         interrupted = made.interrupted
         if interrupted and dreams:
             break

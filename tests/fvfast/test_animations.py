@@ -216,6 +216,7 @@ def test_interrupted_it_keeps_the_frames_that_are_done(cli, monkeypatch, shows, 
         (("unlike.tif", "--out", "b.gif"), "the pages of unlike.tif differ in size, which only TIFF holds"),
         (("small.gif",), "small.gif must be 32 px or more on each side"),
         (("cut.gif",), "cut.gif cannot be read as a picture"),
+        (("damaged.png",), "damaged.png cannot be read as a picture"),
         (("a.gif", "--guide", "a.webp"), "a.webp has 3 frames and one picture is needed: give one of them by itself"),
     ],
 )
@@ -225,6 +226,7 @@ def test_what_cannot_be_is_one_sentence(cli, arguments, sentence):
     saved("unlike.tif", [frames()[0], frames()[1].resize((40, 36))])
     saved("small.gif", [picture.resize((40, 20)) for picture in frames()])
     Path("cut.gif").write_bytes(Path("a.gif").read_bytes()[:900])
+    Path("damaged.png").write_bytes(Path("a.png").read_bytes()[:-60])  # in its last frame
     before = sorted(Path().iterdir())
     code, out, err = cli("dream", arguments[0], MODEL, "deep", *QUICK, *arguments[1:])
     assert (code, out) == (2, "")

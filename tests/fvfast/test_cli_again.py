@@ -96,6 +96,19 @@ def test_the_model_of_the_png_itself_may_be_named(cli, made):
     assert Path("again/sketch_nets-tiny-deep-3-seed5.png").read_bytes() == Path(made["there"]).read_bytes()
 
 
+@pytest.mark.parametrize("changes", [{"mean": (0.1, 0.5, 0.9)}, {"std": (1.0, 1.0, 1.0)}, {"size": 40}])
+def test_images_are_normalised_as_they_were(cli, nets, changes):
+    torch.manual_seed(3)
+    module = nets.Tiny()
+    torch.save(module.state_dict(), "w.pt")
+    (path,) = fvfast.render(fvfast.load(module, **changes), "deep:3", size=32, steps=3).save("made")
+    (named,) = fvfast.render(fvfast.load("sketch_nets:tiny", "w.pt", **changes), "deep:3", size=32, steps=3).save("by")
+    for arguments in (("sketch_nets:tiny", "--weights", "w.pt", "--from", path), ("--from", named)):
+        assert cli("render", *arguments, "--out", "again")[0] == 0
+        with PIL.Image.open("again/sketch_nets-tiny-deep-3.png") as again, PIL.Image.open(path) as before:
+            assert again.tobytes() == before.tobytes()
+
+
 def test_a_generator_given_in_python_is_named(cli, nets):
     painter = nn.Sequential(nn.ConvTranspose2d(4, 3, 16), nn.Tanh())
     generator = Generator(painter, (4, 1, 1))
