@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fvfast.atlases import AtlasProgress as AtlasProgress
     from fvfast.atlases import AtlasResult as AtlasResult
     from fvfast.atlases import atlas as atlas
+    from fvfast.dream_animations import DreamtAnimation as DreamtAnimation
+    from fvfast.dream_animations import dream_animation as dream_animation
     from fvfast.dreaming import Dream as Dream
     from fvfast.dreaming import dream as dream
     from fvfast.errors import FvfastError as FvfastError
@@ -46,6 +48,8 @@ _HOMES = {
     "AtlasResult": "atlases",
     "atlas": "atlases",
     "Dream": "dreaming",
+    "DreamtAnimation": "dream_animations",
+    "dream_animation": "dream_animations",
     "dream": "dreaming",
     "FvfastError": "errors",
     "Generator": "generators",
@@ -69,6 +73,7 @@ __all__ = [
     "AtlasProgress",
     "AtlasResult",
     "Dream",
+    "DreamtAnimation",
     "Entry",
     "FvfastError",
     "Generator",
@@ -83,6 +88,7 @@ __all__ = [
     "activation_atlas",
     "atlas",
     "dream",
+    "dream_animation",
     "keep",
     "load",
     "render",

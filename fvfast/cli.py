@@ -6,7 +6,6 @@ It holds no mathematics and imports torch late.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -17,9 +16,11 @@ import typer
 
 from fvfast import cli_store
 from fvfast.cli_activations import activation_atlas
+from fvfast.cli_again import again
 from fvfast.cli_atlas import Network, atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
+from fvfast.cli_json import Json, json_alone, tell, to_the_end
 from fvfast.cli_look import doctor, layers, models
 from fvfast.cli_quality import quality
 from fvfast.cli_speed import speed
@@ -42,12 +43,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    with to_the_end(for_good=arguments is None):
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except FvfastError as error:
@@ -60,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         if message is None:
             raise
         code = _complain(message()) if message() else INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(sentence: str) -> int:
@@ -83,6 +89,7 @@ def _root(
 
 
 @app.command()
+@json_alone
 def render(
     model: Annotated[
         str | None,
@@ -136,7 +143,10 @@ def render(
         Path | None,
         typer.Option("--store", metavar="DIR", help="Also keep the images here, with their history."),
     ] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Render again what made this PNG.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Render again what made this PNG. MODEL stands in for one that cannot be loaded."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Render features as images: one PNG each, and a contact sheet. Without arguments: eight of the bundled model's."""
@@ -159,21 +169,20 @@ def render(
         "dtype": dtype,
     }
     options |= {"recipe": recipe, "weights": weights}
-    if source is not None:
-        if model or target:
-            raise FvfastError("--from takes its model and target from the PNG: leave out MODEL and TARGET")
-        model, target, options = _again(source, options)
+    imported = _since_start()
+    loading = time.perf_counter()
+    loaded, target, options = again(source, model, target, options) if source else (None, target, options)
+    loading = time.perf_counter() - loading
     files.writable(out)
     if video is not None:
         _check_film(video)
     after = _steps(snapshots)
-    imported = _since_start()
     options = {key: value for key, value in options.items() if value is not None}
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(Store(store, write=True)) if store else None
         screen = stack.enter_context(Screen(quiet=as_json))
         result = run(
-            model or "efficientnet_lite0",
+            loaded or model or "efficientnet_lite0",
             target or None,
             copies=copies,
             batch=batch,
@@ -196,10 +205,11 @@ def render(
         files.write_png(result.sheet(), out / "sheet.png")
     count = result.film(video) if video is not None else 0
     result.stages = {"import": imported, **result.stages, "write": time.perf_counter() - writing}
+    result.stages["model"] = loading + result.stages.get("model", 0.0)
     if as_json:
         made = None if video is None else {"file": str(video), "frames": count}
         document = {**_document(result, paths), "video": made}
-        print(json.dumps(document | ({"store": str(store), "keys": keys} if store else {}), indent=2))
+        tell(document | ({"store": str(store), "keys": keys} if store else {}))
     else:
         _table(screen.console, result, paths)
         if video is not None:
@@ -237,27 +247,6 @@ def _check_film(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise FvfastError(f"no folder {path.parent} to write {path.name} in")
     files.writable(path.absolute().parent)
-
-
-def _again(source: Path, options: dict[str, Any]) -> tuple[str, list[str], dict[str, Any]]:
-    """Model, target and options that a PNG was made with; what the user says on the command line wins."""
-    from fvfast import files
-    from fvfast.recipes import Recipe
-
-    spec = files.read_spec(source)
-    stored = {
-        "recipe": Recipe.from_dict(spec["recipe"]),
-        "seed": spec["seed"],
-        "size": spec["size"],
-        "dtype": spec["dtype"],
-        "weights": spec["weights"],
-    }
-    if options["weights"] == "default":
-        del options["weights"]
-    if stored["recipe"].shared:
-        raise FvfastError(f"{source} has a component in common with the others of its call: render them all again")
-    given = {key: value for key, value in options.items() if value is not None}
-    return spec["model"], [spec["target"]], {**stored, **given}
 
 
 def _document(result: Render, paths: list[Path]) -> dict[str, Any]:
@@ -339,19 +328,19 @@ def _since_start() -> float:
     return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 
-app.command()(dream)
-app.command()(magnitude)
+app.command()(json_alone(dream))
+app.command()(json_alone(magnitude))
 
 
-app.command()(layers)
-app.command()(models)
-app.command()(doctor)
-app.command()(speed)
-app.command()(atlas)
-app.command()(examples)
+app.command()(json_alone(layers))
+app.command()(json_alone(models))
+app.command()(json_alone(doctor))
+app.command()(json_alone(speed))
+app.command()(json_alone(atlas))
+app.command()(json_alone(examples))
 app.command()(dashboard)
-app.command()(activation_atlas)
-app.command()(quality)
+app.command()(json_alone(activation_atlas))
+app.command()(json_alone(quality))
 app.add_typer(cli_store.app, name="store")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fvfast.cli_atlas import BAD_INPUT, INTERRUPTED, Board, Json, Weights
+from fvfast.cli_atlas import BAD_INPUT, INTERRUPTED, Board, Weights
+from fvfast.cli_json import Json, tell
 
 
 def activation_atlas(
@@ -78,7 +78,7 @@ def activation_atlas(
             "seconds": round(atlas.seconds, 3),
             "interrupted": atlas.interrupted,
         }
-        print(json.dumps(document, indent=2))
+        tell(document)
     elif atlas.cells:
         rate = f" in {atlas.seconds:.1f} s" if atlas.rendered else ""
         print(f"{count} activations in {len(atlas.cells)} cells")

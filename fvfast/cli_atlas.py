@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fvfast.cli_json import Json, tell
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Weights = Annotated[str, typer.Option(help="none (random), default, or a FILE (safetensors or plain checkpoint).")]
 Network = Annotated[
     str, typer.Option(help="Its form on a GPU: modules, tuned, recorded, compiled, or auto: whichever is fastest.")
@@ -92,7 +91,7 @@ def _tell(result: AtlasResult, as_json: bool) -> None:
     """Say what a run came to, and leave with the exit code that says it to scripts."""
     there = result.skipped + result.rendered
     if as_json:
-        print(json.dumps(_document(result), indent=2))
+        tell(_document(result))
     else:
         rate = f" in {result.seconds:.1f} s, {result.features_per_s:.2f} features/s" if result.rendered else ""
         print(f"{result.rendered} features rendered{rate}; {result.skipped} were there before")
@@ -232,7 +231,7 @@ def examples(
         print("fvfast: interrupted; nothing was kept", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     if as_json:
-        print(json.dumps(found.document(), indent=2))
+        tell(found.document())
     else:
         print(f"{found.examples} examples for {found.channels} channels of {layer}, from {found.images} images")
         print(f"in {store}; see one: fvfast store show {layer}:0 --store {store}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fvfast.cli_json import Json, tell
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fvfast.dream_animations import DreamtAnimation
     from fvfast.dreaming import Dream, Dreamer, DreamProgress
     from fvfast.photographs import Photograph
 
 INTERRUPTED = 130
 VIDEO_SIDE = 640  # pixels of a zoom's longer side: each of its frames is dreamt over
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-
 
 def dream(
-    image: Annotated[Path, typer.Argument(help="The photograph: JPEG, PNG, WebP, TIFF, ...")],
+    image: Annotated[
+        Path, typer.Argument(help="The photograph: JPEG, PNG, WebP, TIFF, GIF, ...; all frames of an animation.")
+    ],
     model: Annotated[str, typer.Argument(help="As for `render`.")] = "efficientnet_lite0",
     target: Annotated[
         list[str] | None,
@@ -53,7 +54,8 @@ def dream(
     as_json: Json = False,
 ) -> None:
     """DeepDream: change a photograph towards what a network sees in it."""
-    from fvfast import photographs, video
+    from fvfast import animations, photographs, video
+    from fvfast.dream_animations import over
     from fvfast.dreaming import SMALLEST, Dreamer, preset_with
 
     settings = preset_with(
@@ -62,12 +64,17 @@ def dream(
     for name, value, least in (("seed", seed, 0), ("frames", frames, 1)):
         if value < least:
             raise FvfastError(f"{name} must be {least} or more, not {value}")
-    photograph = photographs.read(image)
+    moving = animations.find(image)
+    photograph = photographs.read(image) if moving is None else moving.first()
     height, width = photograph.image.shape[-2:]
     if min(height, width) < SMALLEST:
         raise FvfastError(f"{image} must be {SMALLEST} px or more on each side, not {width}x{height}")
     out = Path(f"{image.stem}-dream{_suffix(image, photograph)}") if out is None else out
     photographs.format_of(out, photograph)
+    if moving is not None:
+        animations.check(out, moving)
+        if zoom is not None:
+            raise FvfastError(f"a zoom falls into one picture and {image} has {len(moving)} frames: leave out --zoom")
     for path in (out, zoom):
         if path is not None:
             _writable(path, image)
@@ -75,19 +82,24 @@ def dream(
         video.check(zoom)
     with (
         Dreamer(model, target, settings, guide, tile, seed, device, dtype, weights) as dreamer,
-        Screen(quiet=as_json, unit="octaves") as screen,
+        Screen(quiet=as_json, unit="octaves" if moving is None else "frames") as screen,
     ):
         for sentence in dreamer.precision.notes:
             screen.notify(sentence)
-        result = dreamer.dream(photograph, lambda p: _show(screen, p), screen.stopped)
-        result.save(out)
         count = 0
+        if moving is not None:
+            result = over(dreamer, moving, lambda *at: _show_frame(screen, dreamer, *at), screen.stopped)
+            done, wrote = len(result.pictures), f"{len(result.pictures)} of {len(moving)} frames"
+        else:
+            result = dreamer.dream(photograph, lambda p: _show(screen, p), screen.stopped)
+            done, wrote = 1, "the dream as far as it had come"
+        result.save(out)
         if zoom is not None and not result.interrupted:
-            count = video.write(_falling(dreamer, result.image, frames, screen), zoom)
+            count = video.write(_falling(dreamer, result.photograph.image, frames, screen), zoom)
         interrupted = screen.interrupted
-    _say(result, out, zoom if count else None, count, as_json)
+    _say(result, out, done, 1 if moving is None else len(moving), zoom if count else None, count, as_json)
     if interrupted:
-        print("fvfast: interrupted; wrote the dream as far as it had come", file=sys.stderr)
+        print(f"fvfast: interrupted; wrote {wrote}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -118,6 +130,14 @@ def _show(screen: Screen, progress: DreamProgress) -> None:
     screen.show(progress.pixels_done, progress.pixels_total, count, progress.steps_done, progress.value)
 
 
+def _show_frame(screen: Screen, dreamer: Dreamer, number: int, total: int, progress: DreamProgress) -> None:
+    """number: of the frame, from 1. Each is counted as if it took as many steps and pixels as this one."""
+    before = number - 1
+    pixels = before * progress.pixels_total + progress.pixels_done
+    steps = before * progress.octaves * dreamer.settings.steps + progress.steps_done
+    screen.show(pixels, total * progress.pixels_total, f"{number}/{total}", steps, progress.value)
+
+
 def _falling(dreamer: Dreamer, image: Tensor, frames: int, screen: Screen) -> Iterator[Tensor]:
     """The zoom's frames, until there are enough or the user has."""
     from fvfast.dreaming import resize
@@ -131,16 +151,27 @@ def _falling(dreamer: Dreamer, image: Tensor, frames: int, screen: Screen) -> It
             return
 
 
-def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool) -> None:
+def _say(
+    result: Dream | DreamtAnimation,
+    out: Path,
+    done: int,
+    total: int,
+    zoom: Path | None,
+    falling: int,
+    as_json: bool,
+) -> None:
+    """done, total: frames of the picture; falling: frames of the zoom."""
     from fvfast.tables import figure
 
-    height, width = result.image.shape[-2:]
+    height, width = result.photograph.image.shape[-2:]
     document: dict[str, Any] = {
         "model": result.model,
         "targets": result.targets,
         "file": str(out),
         "width": width,
         "height": height,
+        "frames": done,
+        "frames_total": total,
         "octaves": len(result.sizes),
         "steps": result.steps,
         "objective_start": result.objective_start,
@@ -150,18 +181,19 @@ def _say(result: Dream, out: Path, zoom: Path | None, frames: int, as_json: bool
         "dtype_why": result.dtype_why,
         "seconds": round(result.seconds, 3),
         "interrupted": result.interrupted,
-        "zoom": None if zoom is None else {"file": str(zoom), "frames": frames},
+        "zoom": None if zoom is None else {"file": str(zoom), "frames": falling},
     }
     if as_json:
-        print(json.dumps(document, indent=2))
+        tell(document)
         return
     print(f"{', '.join(result.targets)}: {figure(result.objective_start)} to {figure(result.objective)}")
+    count = f"{done} of {total} frames, " if total > 1 else ""
     print(
-        f"{out}, {width}x{height}, {len(result.sizes)} octaves, {result.steps} steps in {result.seconds:.1f} s on "
-        f"{result.device}, {result.dtype}"
+        f"{out}, {width}x{height}, {count}{len(result.sizes)} octaves, {result.steps} steps in {result.seconds:.1f} s "
+        f"on {result.device}, {result.dtype}"
     )
     if zoom is not None:
-        print(f"{zoom}, {frames} frames")
+        print(f"{zoom}, {falling} frames")
 
 
 def magnitude(
@@ -184,10 +216,10 @@ def magnitude(
             if screen.stopped():
                 raise KeyboardInterrupt
 
-        measured, count = magnitudes.measure(folder, size, show)
+        measured, count = magnitudes.measure(folder, size, show, screen.notify)
     magnitudes.write(measured, out)
     seconds = round(time.perf_counter() - started, 3)
     if as_json:
-        print(json.dumps({"file": str(out), "pictures": count, "size": size, "seconds": seconds}, indent=2))
+        tell({"file": str(out), "pictures": count, "size": size, "seconds": seconds})
     else:
         print(f"{out}: the mean of {count} pictures at {size} px, in {seconds:.1f} s")

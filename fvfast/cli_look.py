@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from fvfast.cli_atlas import Json
+from fvfast.cli_json import Json, tell
 from fvfast.errors import FvfastError
 from fvfast.tables import print_columns
 
@@ -37,7 +36,7 @@ def layers(
             {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}
             for v in found.values()
         ]
-        print(json.dumps({"model": loaded.name, "size": seen, "layers": rows}, indent=2))
+        tell({"model": loaded.name, "size": seen, "layers": rows})
         return
     rows = [(v.name, v.kind, str(v.channels), f"{v.height}x{v.width}" if v.height else "") for v in found.values()]
     print_columns(("layer", "kind", "channels", "grid"), rows, right=(2, 3))
@@ -52,7 +51,7 @@ def models(
 
     found = [row for row in names() if pattern.lower() in row["name"].lower()]
     if as_json:
-        print(json.dumps({"models": found}, indent=2))
+        tell({"models": found})
         return
     if not found:
         raise FvfastError(f"no model's name contains {pattern!r}")
@@ -65,6 +64,6 @@ def doctor(as_json: Json = False) -> None:
 
     found = report()
     if as_json:
-        print(json.dumps(found, indent=2))
+        tell(found)
         return
     print_columns(None, [(key, str(value)) for key, value in found.items()])

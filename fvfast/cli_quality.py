@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fvfast.cli_atlas import BAD_INPUT, INTERRUPTED, Board, Json, Weights
+from fvfast.cli_atlas import BAD_INPUT, INTERRUPTED, Board, Weights
+from fvfast.cli_json import Json, tell
 from fvfast.errors import FvfastError
 from fvfast.tables import print_columns
 
@@ -106,7 +106,7 @@ def quality(
 
 def _show(report: Report, store: Path, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"store": str(store), **report.document()}, indent=2, allow_nan=False))
+        tell({"store": str(store), **report.document()})
         return
     summary = report.summary()
     for title, columns in GROUPS.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from fvfast.cli_json import Json, tell
 from fvfast.screen import Screen
 from fvfast.tables import print_columns
 
@@ -20,7 +20,7 @@ def speed(
     size: Annotated[int | None, typer.Option(help="Width and height in px (default: the network's own).")] = None,
     seconds: Annotated[float, typer.Option(help="How long to measure.", min=1, max=600)] = 25,
     weights: Annotated[str, typer.Option(help="none (random), default, or a FILE.")] = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure this machine's processors: fvfast's step against the loop as a user of lucent runs it."""
     from fvfast.speed import measure
@@ -38,7 +38,7 @@ def speed(
             model, layer, size=size, seconds=seconds, weights=weights, progress=progress, stop=screen.stopped
         )
     if as_json:
-        print(json.dumps(found, indent=2))
+        tell(found)
         return
     rows = [_row(row, found["ratios"]) for row in found["rows"]]
     print(f"one step of one image, {found['model']} {found['layer']}, {found['size']} px, {found['dtype']}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fvfast.cli_atlas import BAD_INPUT, Json, StoreFolder
+from fvfast.cli_atlas import BAD_INPUT, StoreFolder
+from fvfast.cli_json import Json, json_alone, tell
 from fvfast.errors import FvfastError
 from fvfast.tables import figure, print_columns
 
@@ -27,6 +28,7 @@ Text = Annotated[str | None, typer.Option("--text", help="Only targets that cont
 
 
 @app.command()
+@json_alone
 def ls(
     store: StoreFolder = Path("atlas"),
     model: Model = None,
@@ -46,7 +48,7 @@ def ls(
         total = kept.count(query)
         entries = kept.entries(query, limit, offset)
     if as_json:
-        print(json.dumps({"store": str(store), "total": total, "renders": [asdict(e) for e in entries]}, indent=2))
+        tell({"store": str(store), "total": total, "renders": [asdict(e) for e in entries]})
         return
     header = ("key", "model", "target", "recipe", "px", "steps", "seed", "start", "end", "s")
     rows = [
@@ -71,6 +73,7 @@ def ls(
 
 
 @app.command()
+@json_alone
 def show(
     key: Annotated[str, typer.Argument(help="A render's key or the beginning of it, or a target.")],
     store: StoreFolder = Path("atlas"),
@@ -90,7 +93,7 @@ def show(
         document["examples"] = [_example(store, e) for e in evidence.examples(kept, entry)]
         document["neighbours"] = [asdict(near) for near in evidence.neighbours(kept, entry)]
     if as_json:
-        print(json.dumps(document, indent=2))
+        tell(document)
         return
     examples, neighbours = document.pop("examples"), document.pop("neighbours")
     snapshots = document.pop("snapshots")
@@ -108,6 +111,7 @@ def show(
 
 
 @app.command()
+@json_alone
 def export(
     out: Annotated[Path, typer.Argument(help="FILE.parquet, or a folder for images and manifest.json.")],
     store: StoreFolder = Path("atlas"),
@@ -129,12 +133,13 @@ def export(
             raise FvfastError(f"nothing to export: no render in {store} fits")
         count = to_parquet(kept, out, query, images) if out.suffix == ".parquet" else to_folder(kept, out, query)
     if as_json:
-        print(json.dumps({"out": str(out), "renders": count}))
+        tell({"out": str(out), "renders": count})
     else:
         print(f"{count} renders in {out}")
 
 
 @app.command()
+@json_alone
 def verify(
     store: StoreFolder = Path("atlas"),
     repair: Annotated[bool, typer.Option("--repair", help="Drop broken rows, so that they are made again.")] = False,
@@ -148,7 +153,7 @@ def verify(
         report = upkeep.verify(kept)
         dropped = upkeep.drop_broken(kept, report) if repair and not report.sound else 0
     if as_json:
-        print(json.dumps({"store": str(store), "sound": report.sound, "dropped": dropped, **asdict(report)}, indent=2))
+        tell({"store": str(store), "sound": report.sound, "dropped": dropped, **asdict(report)})
     else:
         for kind in ("missing", "damaged"):
             for path in getattr(report, kind):
@@ -170,6 +175,7 @@ def verify(
 
 
 @app.command()
+@json_alone
 def gc(store: StoreFolder = Path("atlas"), as_json: Json = False) -> None:
     """Remove files that no row names, and unfinished ones."""
     from fvfast import upkeep
@@ -180,7 +186,7 @@ def gc(store: StoreFolder = Path("atlas"), as_json: Json = False) -> None:
     with Store(store, write=True) as kept:
         count, size = upkeep.gc(kept)
     if as_json:
-        print(json.dumps({"store": str(store), "removed": count, "bytes": size}))
+        tell({"store": str(store), "removed": count, "bytes": size})
     else:
         print(f"removed {count} files, {size / 1e6:.1f} MB, from {store}")
 

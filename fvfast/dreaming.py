@@ -24,7 +24,7 @@ from fvfast.guide import guided
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.optimize import keep_large_blocks, layers_of
-from fvfast.photographs import Photograph
+from fvfast.photographs import Photograph, Source
 from fvfast.rendering import pick_device
 from fvfast.tiles import Tiled
 
@@ -114,7 +114,7 @@ class Dream:
 
 
 def dream(
-    photo: str | Path | Tensor | Photograph,
+    photo: Source,
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
     target: str | Objective | Sequence[str | Objective] | None = None,
     *,
@@ -125,7 +125,7 @@ def dream(
     steps: int | None = None,
     strength: float | None = None,
     jitter: int | None = None,
-    guide: str | Path | Tensor | Photograph | None = None,
+    guide: Source | None = None,
     tile: int = 512,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -136,7 +136,8 @@ def dream(
 ) -> Dream:
     """Change a photograph towards what a network sees in it.
 
-    photo: a file, or [3, H, W] in 0..1, at least 32 px on each side.
+    photo: a file, a PIL image, an array or a tensor (`fvfast.photographs.take` says which), at least 32 px on each
+        side. An animation is refused: `fvfast.dream_animation` takes all its frames.
     model, weights: as for `fvfast.render`. target: what is to be seen, as there; several are balanced against one
         another. None takes the preset's, which are the bundled model's.
     preset: a name (creatures, garden, patterns, engraving) or a Preset; basis, octaves, scale, steps, strength, jitter
@@ -153,7 +154,7 @@ def dream(
     settings = preset_with(
         preset, basis=basis, octaves=octaves, scale=scale, steps=steps, strength=strength, jitter=jitter
     )
-    photograph = _photograph(photo)
+    photograph = large_enough(photo)
     with Dreamer(model, target, settings, guide, tile, seed, device, dtype, weights) as dreamer:
         return dreamer.dream(photograph, progress, stop)
 
@@ -166,7 +167,7 @@ class Dreamer:
         model: str | nn.Module | Model,
         target: str | Objective | Sequence[str | Objective] | None,
         settings: Preset,
-        guide: str | Path | Tensor | Photograph | None = None,
+        guide: Source | None = None,
         tile: int = 512,
         seed: int = 0,
         device: str | torch.device | None = None,
@@ -186,7 +187,7 @@ class Dreamer:
             target = settings.target
         self.objectives = self.job.objectives(target)
         if guide is not None:
-            self.objectives = guided(self.job, self.objectives, _photograph(guide).image)
+            self.objectives = guided(self.job, self.objectives, large_enough(guide).image)
         wanted = layers_of(self.objectives)
         self.tap = prepare.prepare(self.job.module, self.job.layers, wanted, self.job.view, self.job.dtype)
         mean, std = (torch.tensor(v, device=where) for v in (loaded.mean, loaded.std))
@@ -205,14 +206,15 @@ class Dreamer:
         progress: Callable[[DreamProgress], None] | None = None,
         stop: Callable[[], bool] | None = None,
         preview: Callable[[Tensor], None] | None = None,
+        balance: bool = True,
     ) -> Dream:
         """Dream over a photograph; see `fvfast.dream`. preview: shown the picture, at its octave's size, after every
-        step: [3, h, w] on the device."""
+        step: [3, h, w] on the device. balance: weigh several objectives by this photograph, not as the last one's."""
         started = time.perf_counter()
         base = photograph.image.to(self.job.device, torch.float32)
         try:
             run = _Run(self, octave_sizes(base.shape[-2], base.shape[-1], self.settings), progress, stop, preview)
-            picture = run.octaves(base)
+            picture = run.octaves(base, balance)
             start, end = self.tiled.value(base), self.tiled.value(picture)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -288,15 +290,15 @@ class _Run:
         self.stopped = False
         self.total = sum(height * width for height, width in sizes) * dreamer.settings.steps
 
-    def octaves(self, base: Tensor) -> Tensor:
-        """From the photograph [3, H, W] to the dream [3, H, W]."""
+    def octaves(self, base: Tensor, balance: bool) -> Tensor:
+        """From the photograph [3, H, W] to the dream [3, H, W]. balance: the objectives, at the first octave."""
         generator = torch.Generator().manual_seed(self.dreamer.seed)
         change = None  # [3, h, w]: what has been dreamt up so far, at the last octave's size
         for size in self.sizes:
             self.octave += 1
             small = resize(base, size)
             picture = small if change is None else (small + resize(change, size)).clamp_(0, 1)
-            if self.octave == 1:
+            if balance and self.octave == 1:
                 self.dreamer.tiled.balance(picture)
             picture = self._steps(picture, generator)
             change = picture - small
@@ -352,12 +354,9 @@ def _closer(picture: Tensor, rate: float) -> Tensor:
     return F.grid_sample(picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(0, 1)
 
 
-def _photograph(photo: str | Path | Tensor | Photograph) -> Photograph:
-    if isinstance(photo, Tensor):
-        if photo.dim() != 3 or photo.shape[0] != 3 or not photo.is_floating_point():
-            raise FvfastError(f"a picture must be a floating-point tensor [3, H, W], not {list(photo.shape)}")
-        photo = Photograph(photo.detach().float().clamp(0, 1))
-    found = photo if isinstance(photo, Photograph) else photographs.read(photo)
+def large_enough(photo: Source) -> Photograph:
+    """A picture in which a network sees something. Raises FvfastError for one that is too small, as `take` does."""
+    found = photographs.take(photo)
     height, width = found.image.shape[-2:]
     if min(height, width) < SMALLEST:
         raise FvfastError(f"a picture must be {SMALLEST} px or more on each side, not {width}x{height}")

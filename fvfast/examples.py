@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor, nn
 
-from fvfast import blobs, evidence, layers, models, tracing
+from fvfast import blobs, evidence, files, layers, models, photographs, tracing
 from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
 from fvfast.layers import Layer, Tap
@@ -25,7 +25,7 @@ from fvfast.rendering import pick_device
 from fvfast.store import DEFAULT, Store
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError, EOFError, FvfastError)
 BATCH = 16
 PICTURE = 192  # pixels of a kept example's longer side, at most
 REACH = 0.9  # the share of the gradient's energy that a box holds
@@ -135,7 +135,7 @@ class Look:
                 try:
                     view, square = self.view(path)
                 except UNREADABLE as error:
-                    failures.append(f"{path} is not a readable image ({type(error).__name__})")
+                    failures.append(unreadable(path, error))
                     continue
                 seen.append(square)
                 views.append(view)
@@ -258,6 +258,14 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
+def unreadable(path: Path, error: Exception) -> str:
+    """Why one of `UNREADABLE` leaves an image out."""
+    return str(error) if isinstance(error, FvfastError) else f"{path} is not a readable image ({type(error).__name__})"
+
+
 def _open(path: Path) -> PIL.Image.Image:
     with PIL.Image.open(path) as picture:
+        photographs.refuse_several(path, photographs.frames_of(picture))
+        if picture.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow would cut off at white
+            return files.to_pil(photographs.to_tensor(ImageOps.exif_transpose(picture)))
         return ImageOps.exif_transpose(picture).convert("RGB")

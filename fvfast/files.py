@@ -75,7 +75,7 @@ def save(render: Render, folder: Path, alpha: bool = False, snapshots: bool = Tr
     paths = []
     rows = zip(names, render.images, render.alphas, render.specs, render.snapshots, strict=True)
     for name, image, opacity, spec, shots in rows:
-        path = folder / f"{name}.png"
+        path, spec = folder / f"{name}.png", {**spec, **_input(render)}
         picture = to_pil(image)
         # What is transparent by its recipe has colours that nobody is meant to see without their opacity.
         if opacity is not None and (alpha or spec["recipe"].get("alpha")):
@@ -86,6 +86,14 @@ def save(render: Render, folder: Path, alpha: bool = False, snapshots: bool = Tr
             write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)
         paths.append(path)
     return paths
+
+
+def _input(render: Render) -> dict[str, Any]:
+    """How the network's input is made of an image, which may have been said in Python, where no name says it."""
+    network = render.network
+    if network is None:
+        return {}
+    return {"input": {"mean": list(network.mean), "std": list(network.std), "size": network.size}}
 
 
 def file_names(targets: Sequence[str], seeds: Sequence[int], model: str) -> list[str]:
@@ -130,7 +138,10 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """What a PNG written here says of how to render it again. Raises FvfastError where it says nothing."""
+    """What a PNG written here says of how to render it again. Raises FvfastError where it says nothing.
+
+    "input" has the network's mean, std and size, and is not in files of stores and of earlier versions.
+    """
     try:
         with PIL.Image.open(path) as image:
             image.load()
@@ -143,7 +154,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         raise FvfastError(f"{path} carries no fvfast recipe: only PNGs that fvfast wrote can be rendered again")
     try:
         spec = json.loads(text)
-        return {key: spec[key] for key in ("model", "weights", "target", "seed", "size", "dtype", "recipe")}
+        found = {key: spec[key] for key in ("model", "weights", "target", "seed", "size", "dtype", "recipe")}
+        return found | ({"input": spec["input"]} if "input" in spec else {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise FvfastError(f"the recipe in {path} cannot be read; it may be from another version") from error
 

@@ -23,7 +23,10 @@ MARGIN = 1 / 510
 
 
 def measure(
-    folder: str | Path, size: int = SIZE, progress: Callable[[int, int], None] | None = None
+    folder: str | Path,
+    size: int = SIZE,
+    progress: Callable[[int, int], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> tuple[Tensor, int]:
     """The mean magnitudes of all pictures in a folder (and those within it), and how many there were.
 
@@ -31,7 +34,8 @@ def measure(
 
     Each picture's middle square, at `size` pixels, is taken back to the decorrelated channels that parameterisations
     work in (inverse sigmoid, inverse colour matrix), and seen through a Hann window, without which its edges would
-    count as a cross of high frequencies. progress: called with (done, total).
+    count as a cross of high frequencies. progress: called with (done, total); notify: told of each
+    file that was left out, and why.
 
     Raises FvfastError where the folder holds no picture that can be read.
     """
@@ -41,8 +45,10 @@ def measure(
     for done, path in enumerate(paths, 1):
         try:
             picture = _square(photographs.read(path).image, size)
-        except FvfastError:
-            continue  # one broken file among thousands
+        except FvfastError as error:  # one broken file, or one animation, among thousands
+            if notify:
+                notify(f"left out: {error}")
+            continue
         total += magnitudes_of(picture)
         count += 1
         if progress:

@@ -21,6 +21,7 @@ from fvfast.layers import LOGITS
 from fvfast.models import Model
 from fvfast.objectives import Channel
 from fvfast.recipes import RECIPES
+from fvfast.reloading import reload
 from fvfast.store import Entry, Query, Store
 
 # In the order of the tables, by what they tell. docs/quality.md says what each means.
@@ -124,7 +125,8 @@ def measure(
     if len(made_by) > 1:
         names = ", ".join(name for name, _ in made_by)
         raise FvfastError(f"{store} holds renders of several networks ({names}): measure one at a time")
-    loaded = model or models.load(entries[0].model, entries[0].weights)
+    cure = "pass it as model= to fvfast.measures.measure, in Python"
+    loaded = model or reload(entries[0].model, entries[0].weights, f"what {store} holds", cure)
     report = Report(loaded.name)
     other = _second(second, loaded, entries, where, report)
     total, done = len(entries), 0

@@ -38,11 +38,6 @@ def in_type(module: nn.Module, dtype: torch.dtype, device: torch.device | None =
     return module
 
 
-def is_complex(module: nn.Module) -> bool:
-    """Whether a module has complex weights, for which there is no half precision."""
-    return any(tensor.is_complex() for tensor in (*module.parameters(), *module.buffers()))
-
-
 class Besides:
     """Hands a network what it takes besides the image, as many times as there are images where it is there once."""
 

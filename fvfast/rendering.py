@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fvfast import magnitudes, models, photographs, precision, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
-from fvfast.expressions import Objective
+from fvfast.expressions import Objective, Picture
 from fvfast.forms import AUTO, NETWORKS
 from fvfast.generators import PREFIX, Generator
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.neutral import neutral
 from fvfast.objectives import interpolated
+from fvfast.photographs import Source
 from fvfast.plans import ImagePlan, Keep, shared_settings
 from fvfast.previews import Preview
 from fvfast.recipes import Recipe
@@ -53,7 +55,7 @@ def render(
     threads: int | None = None,
     network: str = AUTO,
     weights: str = "default",
-    start: str | Path | Tensor | None = None,
+    start: Source | Picture | None = None,
     alpha: bool = False,
     align: bool = False,
     interpolate: int | None = None,
@@ -85,7 +87,8 @@ def render(
     threads: processors for each image on a CPU.
     network: on a GPU, the network's form: "modules", "tuned", "recorded" or "compiled" (docs/performance.md); "auto"
         measures and remembers which is fastest, so that last bits may differ between machines. `Render.form` says.
-    start: a picture to start from instead of noise: a file, or [3, H, W] in 0..1; its middle square is taken.
+    start: a picture to start from instead of noise: a file, a PIL image, an array or a tensor
+        (`fvfast.photographs.take` says which); its middle square is taken.
     alpha: learn an opacity too (phases have one anyway). align: let all images of this call have a component in common.
     interpolate: make so many images on the way from each target to the next, both ends included.
     patience: stop an image once its last so many steps brought less than 2 % of its rise (`fvfast.plateau`).
@@ -130,10 +133,10 @@ def render(
         if isinstance(image, Generator):
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)
-        if isinstance(start, Tensor):
+        if start is not None and not isinstance(start, str | os.PathLike):
             job.pictures[GIVEN], start = photographs.square(picture(start).pixels, canvas), GIVEN
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
-        more = {"start": None if start is None else str(start), "patience": patience}
+        more = {"start": None if start is None else os.fspath(start), "patience": patience}
         more |= {"alpha": float(alpha) or None, "shared": ALIGNED if align else None}
         options = {key: value for key, value in more.items() if value is not None}
         plan = _plan(job, target, recipe, magnitude, options, interpolate, seed=seed, copies=copies, **changes)
@@ -202,7 +205,9 @@ def _with(job: Job, recipe: Recipe, objective: Objective, options: dict[str, Any
     if recipe.image == "phase":  # which has an opacity of its own
         options = {key: value for key, value in options.items() if key != "alpha"}
     if objective.start is not None and "start" not in options and recipe.start is None:
-        job.pictures[objective.start.name] = photographs.square(objective.start.pixels, job.size)
+        square = photographs.square(objective.start.pixels, job.size)
+        if not job.pictures.setdefault(objective.start.name, square).equal(square):
+            raise FvfastError("these images start from different pictures given in Python: render each by itself")
         options = {**options, "start": objective.start.name}
     recipe = dataclasses.replace(recipe, **options)
     if recipe.image.startswith(PREFIX):

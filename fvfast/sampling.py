@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fvfast import files
 from fvfast.errors import FvfastError
-from fvfast.examples import BATCH, UNREADABLE, Look
+from fvfast.examples import BATCH, UNREADABLE, Look, unreadable
 from fvfast.identity import canonical
 from fvfast.layers import LOGITS
 
@@ -89,7 +89,7 @@ def _look_at(
             views.append(look.view(path)[0])
             rows.append(len(found.names) - 1)
         except UNREADABLE as error:
-            found.failures.append(f"{path} is not a readable image ({type(error).__name__})")
+            found.failures.append(unreadable(path, error))
     if not views:
         return
     seen = (torch.stack(views).to(look.device) - look.mean) / look.std

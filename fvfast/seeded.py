@@ -5,9 +5,9 @@ The picture is seen by the same view as the image in every step, so a jitter mov
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 from fvfast import photographs
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer, Picture
+from fvfast.photographs import Source
 
 GIVEN = "given"  # the name of a picture that was handed over in Python
 FLOOR = 0.1  # of a cosine, so that there is a gradient where it is not yet positive
@@ -148,33 +149,28 @@ class Mixture(Objective):
         return " + ".join(f"{weight:g} * {part.label}" for weight, part in self.parts)
 
 
-def picture(source: str | Path | Tensor | Picture) -> Picture:
-    """A picture from a file, or from pixels [3, H, W] in 0..1. Raises FvfastError."""
+def picture(source: Source | Picture) -> Picture:
+    """A picture to compare with, named by its file if it has one; see `photographs.take`. Raises FvfastError."""
     if isinstance(source, Picture):
         return source
-    if not isinstance(source, Tensor):
-        return Picture(str(source), photographs.read(source).image)
-    if source.dim() != 3 or len(source) != 3 or not source.is_floating_point():
-        raise FvfastError(f"a picture must be [3, H, W] in 0..1, not {list(source.shape)} of {source.dtype}")
-    return Picture(GIVEN, source.detach().float().cpu().clamp(0, 1))
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else GIVEN
+    return Picture(name, photographs.take(source).image)
 
 
-# The public names ------------------------------------------------------------------------------------------
+# The public names; `image` is whatever `photographs.take` takes ----------------------------------------------
 
 
-def caricature(layer: str, image: str | Path | Tensor | Picture, power: float = 1.0) -> Objective:
+def caricature(layer: str, image: Source | Picture, power: float = 1.0) -> Objective:
     """Exaggerate what `layer` sees in `image`: the mean dot product of activations, times max(0.1, cosine)^power."""
     return Caricature(layer, picture(image), power)
 
 
-def inversion(layer: str, image: str | Path | Tensor | Picture) -> Objective:
+def inversion(layer: str, image: Source | Picture) -> Objective:
     """Match what `layer` sees in `image`: minus the squared distance of activations, relative to the image's own."""
     return Inversion(layer, picture(image))
 
 
-def accentuation(
-    objective: Objective, layer: str, image: str | Path | Tensor | Picture, weight: float = 1.0
-) -> Objective:
+def accentuation(objective: Objective, layer: str, image: Source | Picture, weight: float = 1.0) -> Objective:
     """Start from `image` and raise `objective`, while `layer` stays near to what it sees in the image."""
     return Accentuation(objective, Nearness(layer, picture(image)), weight)
 

@@ -8,6 +8,7 @@ from pprint import pformat
 from typing import Any
 
 from fvfast.recipes import DEFAULT_CLASSES, GENERATOR, RECIPES, Recipe
+from fvfast.reloading import GIVEN
 from fvfast.store import Entry
 
 _ON_THE_COMMAND_LINE = ("image", "steps", "lr", "size")
@@ -18,6 +19,8 @@ def command(folder: Path, entry: Entry) -> str:
 
     folder: of the entry's store.
     """
+    if entry.weights == GIVEN:
+        return f"# this {entry.model} was given in Python: take the Python"
     changes = _changes(entry)
     if changes is None:
         if entry.image.endswith(".png"):
@@ -50,9 +53,11 @@ def python(entry: Entry) -> str:
         options["recipe"] = entry.recipe["name"]
     options |= changes or {"size": entry.size}
     options |= {"seed": entry.seed} if entry.seed else {}
-    options |= {"weights": entry.weights} if entry.weights != "default" else {}
+    options |= {"weights": entry.weights} if entry.weights not in ("default", GIVEN) else {}
     options |= {"dtype": entry.dtype} if entry.dtype != "float32" else {}
-    given = [repr(entry.model), repr(entry.target)]
+    if entry.weights == GIVEN:
+        lines += [f"model = ...  # the {entry.model} that was given in Python", ""]
+    given = ["model" if entry.weights == GIVEN else repr(entry.model), repr(entry.target)]
     given += ["recipe=recipe"] if changes is None else []
     given += [f"{name}={value!r}" for name, value in options.items()]
     return "\n".join([*lines, f"result = fvfast.render({', '.join(given)})", 'result.save("renders")'])

@@ -36,7 +36,8 @@ class Upload:
 
 def accept(name: str, data: bytes) -> Upload:
     """Look at what was uploaded. Raises FvfastError, one sentence, where it is not a picture to dream over."""
-    from fvfast.dreaming import SMALLEST  # late: it brings torch
+    from fvfast import photographs  # late: it brings torch
+    from fvfast.dreaming import SMALLEST
 
     name = plain_name(name)
     if len(data) > LARGEST_MB * 1024 * 1024:
@@ -53,6 +54,9 @@ def accept(name: str, data: bytes) -> Upload:
                     )
                 if min(width, height) < SMALLEST:
                     raise FvfastError(f"{name} has {width}x{height} pixels: {SMALLEST} on each side are the least")
+                frames = len(photographs.frames_of(picture))
+                if frames > 1:
+                    raise FvfastError(f"{name} has {frames} frames: give one of them by itself, or use `fvfast dream`")
                 picture.load()
                 kind = picture.format or "PNG"
                 width, height = ImageOps.exif_transpose(picture).size

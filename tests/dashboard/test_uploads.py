@@ -62,6 +62,12 @@ def test_a_decompression_bomb_is_not_unpacked(monkeypatch):
     assert sentence == "bomb.png has too many pixels: 24 million are the most"
 
 
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_an_animation_is_not_cut_to_its_first_frame(format):
+    more = [PIL.Image.effect_noise((60, 40), 80).convert("RGB") for _ in range(2)]
+    assert refused("a", encoded(format, save_all=True, append_images=more)).startswith("a has 3 frames: give one of")
+
+
 def test_what_is_no_picture():
     assert refused("a.png", b"#!/bin/sh\nrm -rf /\n").startswith("a.png is not a picture")
     assert refused("a.png", b"").startswith("a.png is not a picture")

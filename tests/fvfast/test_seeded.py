@@ -189,7 +189,8 @@ def test_an_aligned_image_cannot_be_rendered_without_the_others(cli):
     assert "has a component in common with the others of its call: render them all again" in err
 
 
-@pytest.mark.parametrize("picture", [torch.zeros(1, 8, 8), torch.zeros(3, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)])
-def test_a_picture_has_three_channels_of_numbers_in_0_to_1(picture):
-    with pytest.raises(FvfastError, match=r"a picture must be \[3, H, W\] in 0\.\.1"):
-        o.inversion("a", picture)
+def test_pictures_given_in_python_are_not_taken_for_one_another(tiny, photo):
+    wanted = [o.accentuation(o.channel("deep", 1), "stem", picture) for picture in (photo, 1 - photo)]
+    with pytest.raises(FvfastError, match="start from different pictures given in Python: render each by itself"):
+        fvfast.render(tiny, wanted, size=32, steps=1)
+    fvfast.render(tiny, [wanted[0], o.accentuation(o.channel("deep", 2), "stem", photo.clone())], size=32, steps=1)

@@ -149,3 +149,11 @@ def test_a_command_says_what_differs_from_the_recipe(full, tmp_path):
     names: dict = {}
     exec(snippets.python(changed).split("result =")[0], names)
     assert names["recipe"].to_dict() == changed.recipe  # what it says of the recipe is the recipe
+    for known in (entry, changed):
+        given = dataclasses.replace(known, weights="given")
+        assert snippets.command(tmp_path, given) == "# this net was given in Python: take the Python"
+        code = snippets.python(given)
+        assert "model = ...  # the net that was given in Python" in code
+        assert "fvfast.render(model, 'deep:1,2', recipe=" in code
+        assert "weights" not in code
+        compile(code, "snippet", "exec")
