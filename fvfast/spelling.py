@@ -20,10 +20,12 @@ SPANS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
 
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'""", re.DOTALL)  # as in JSON, or between ' and ' as it stands
 _CALL = re.compile(rf"({'|'.join(CALLS)})\(.*\)", re.DOTALL)
-_OPENS = re.compile(r"""(^|[:(,]|[-+*/] ) *["']""")  # where a quote would be taken for the beginning of a quoted name
+_BEGINS = r"(?:^|(?<=[:(,])|(?<=[-+*/] )) *"  # where a name may begin, and so a quote opens one
+_OPENS = re.compile(rf"""{_BEGINS}["']""")
+_MARK = re.compile(rf"{_BEGINS}(?:{_QUOTED.pattern})|[(),]| [-+*/](?= )", re.DOTALL)
 _POWER = re.compile(rf"{NUMBER.pattern}\s*,.*", re.ASCII | re.IGNORECASE | re.DOTALL)
 _LONGEST = 18  # digits of a number that can be meant: more than any layer has channels
-_SHOWN = 200  # characters of a text that a sentence shows
+_SHOWN = 120  # characters of a text that a sentence shows
 
 
 def quoted(text: str) -> str:
@@ -127,10 +129,16 @@ def spans(text: str, where: str) -> list[tuple[int, int]]:
 
 
 def cut(text: str, mark: str, most: int = -1) -> list[str]:
-    """A text cut at a mark, wherever that is outside of quotes and brackets; `most`: at most so often."""
-    parts, start, depths = [], 0, dict(_outside(text))
-    for at in depths:
-        if len(parts) != most and at >= start and text.startswith(mark, at):
+    """A text cut at a mark, a comma or one of `OPERATORS`, wherever that is outside of quotes and brackets.
+
+    most: at most so often; -1 for everywhere.
+    """
+    parts: list[str] = []
+    start = 0
+    for at, depth in _marks(text):
+        if len(parts) == most:
+            break
+        if depth == 0 and at >= start and text.startswith(mark, at):
             parts.append(text[start:at])
             start = at + len(mark)
     return [*parts, text[start:]]
@@ -143,42 +151,36 @@ def compound(text: str) -> bool:
 
 def unwrapped(text: str) -> str | None:
     """What the brackets around a text hold; None where they are not the ends of one pair."""
-    if not (text.startswith("(") and text.endswith(")")) or not _closed(text):
+    if not (text.startswith("(") and text.endswith(")")):
         return None
-    return text[1:-1] if [at for at, _ in _outside(text)] == [len(text) - 1] else None
+    closed = next((at for at, depth in _marks(text) if depth == 0 and text[at] == ")"), None)
+    return text[1:-1] if closed == len(text) - 1 else None
 
 
 def shown(text: str) -> str:
     """A text as a sentence quotes it, cut short where it is long."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    return repr(short(text))
+
+
+def short(text: str) -> str:
+    """A text, cut short where it is too long for a sentence."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _closed(text: str) -> bool:
     """Whether each bracket outside of quotes has its other one."""
+    depths = [depth for _, depth in _marks(text)]
+    return min(depths, default=0) >= 0 and (not depths or depths[-1] == 0)
+
+
+def _marks(text: str) -> Iterator[tuple[int, int]]:
+    """The brackets, commas and operators outside of quotes: where each stands, and how many brackets are open after
+    it; below 0 where more were closed than opened."""
     depth = 0
-    for at in _bare(text):
-        depth += (text[at] == "(") - (text[at] == ")")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _outside(text: str) -> Iterator[tuple[int, str]]:
-    """The characters outside of quotes and brackets with their places; closing brackets among them."""
-    depth = 0
-    for at in _bare(text):
-        depth = max(0, depth + (text[at] == "(") - (text[at] == ")"))
-        if depth == 0:
-            yield at, text[at]
-
-
-def _bare(text: str) -> Iterator[int]:
-    """The places of the characters outside of quotes, which open only where a name may begin."""
-    at, begins = 0, True
-    while at < len(text):
-        if begins and (match := _QUOTED.match(text, at)):
-            at, begins = match.end(), False
+    for match in _MARK.finditer(text):
+        mark = match[0]
+        if mark in "()":
+            depth += 1 if mark == "(" else -1
+        elif mark[-1] in "\"'":
             continue
-        yield at
-        begins = text[at] in ":(," or (text[at] == " " and (begins or text[max(0, at - 1)] in "+-*/"))
-        at += 1
+        yield match.start(), depth

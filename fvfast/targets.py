@@ -123,7 +123,7 @@ class _Reader:
             if text.startswith(odd) and spelling.layer(odd) != odd:
                 written = spelling.layer(odd) + text[len(odd) :]
                 raise FvfastError(f"{shown(text)} is no target: the layer {odd!r} needs quotes, {written}")
-        return find(self.layers, name if len(name) < len(shown(name)) else shown(name), self.model.name).name
+        return find(self.layers, spelling.short(name), self.model.name).name
 
     def _mixture(self, text: str, depth: int) -> Objective:
         """`0.25 * TARGET + 0.75 * TARGET`: what an interpolation writes."""
@@ -140,14 +140,14 @@ class _Reader:
         count = 2 if kind == "accentuation" else 1
         parts = [part.strip() for part in cut(inside, ",", count)]
         if len(parts) <= count or not all(parts):
-            raise FvfastError(f"{kind}({shown(inside)[1:-1]}) is no target; write {SEEDED[kind]}")
+            raise FvfastError(f"{kind}({spelling.short(inside)}) is no target; write {SEEDED[kind]}")
         *names, file = parts
         layer = self._layer(names[-1], f"{kind}({inside})")
         number = 1.0
         if kind != "inversion" and (match := _NUMBER.fullmatch(file)):
             number, file = float(match[1]), match[match.re.groups]
         if not math.isfinite(number):
-            raise FvfastError(f"the number in {kind}({shown(inside)[1:-1]}) is larger than any that can be meant")
+            raise FvfastError(f"the number in {kind}({spelling.short(inside)}) is larger than any that can be meant")
         if file == GIVEN:
             raise FvfastError(f"the picture of {kind}({inside}) was given in Python: give the objective again there")
         file = spelling.unquoted(file)
@@ -230,13 +230,13 @@ def class_index(text: str, model: Model) -> int:
     if hits:
         choice = " or ".join(f"{LOGITS}:{i}" for i in hits[:5]) + (" ..." if len(hits) > 5 else "")
         raise FvfastError(f"{shown(text)} names {len(hits)} classes; write {choice}")
-    near = did_you_mean(shown(text)[1:-1], dict.fromkeys(model.classes))
+    near = did_you_mean(spelling.short(text), dict.fromkeys(model.classes))
     raise FvfastError(f"{model.name} has no class {shown(text)}{near}")
 
 
 def _numbers(spans: str, layer: Layer) -> list[int]:
     numbers: dict[int, None] = {}
-    for low, high in spelling.spans(spans, f"in {layer.name}:{shown(spans)[1:-1]}"):
+    for low, high in spelling.spans(spans, f"in {layer.name}:{spelling.short(spans)}"):
         # Checked before it is spelt out: 0-999999999 must not fill the memory.
         if high >= layer.channels:
             raise FvfastError(f"{layer.name} has channels 0-{layer.channels - 1}, not {high}")
