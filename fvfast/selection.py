@@ -94,8 +94,8 @@ def _matching(layers: Mapping[str, Layer], names: Sequence[str], model: str) -> 
     """The layers that are named or match a pattern, each with whether it is named in full."""
     chosen: dict[str, bool] = {}
     for name in names:
-        if "*" not in name or name in layers or spelling.is_quoted(name):
-            layer, rest = spelling.split_name(name)
+        layer, rest = spelling.split_name(name)
+        if "*" not in name or name in layers or spelling.is_quoted(layer):
             if rest is not None and name not in layers:
                 raise FvfastError(f"{name!r} is a target, not a layer: write {layer} --channels {rest}")
             chosen[find(layers, name if name in layers else spelling.unquoted(name), model).name] = True

@@ -2,6 +2,7 @@
 
 import random
 import shlex
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import fvfast
-from fvfast import layers, spelling, targets
+from fvfast import layers, selection, spelling, targets
 from fvfast import objectives as o
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context
@@ -219,6 +220,68 @@ def test_a_png_gives_its_own_bytes_again(cli, tmp_path, target):
     assert cli("render", "--from", first, "--out", "second")[0] == 0
     (second,) = (tmp_path / "second").glob("*.png")
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.fixture
+def oddly_named(tmp_path, monkeypatch):
+    """The name of a model whose layers are called as nobody would."""
+    (tmp_path / "oddly.py").write_text(
+        "from torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        names = ('[/x]', 'a:b*c', ':dog:', '-n', 'aXc')\n"
+        "        self.m = nn.ModuleDict({name: nn.Conv2d(3, 3, 3, padding=1) for name in names})\n"
+        "    def forward(self, x):\n"
+        "        for one in self.m.values():\n"
+        "            x = one(x)\n"
+        "        return x.mean((2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "oddly:Odd"
+    sys.modules.pop("oddly", None)
+
+
+@pytest.mark.parametrize(
+    "target", ["m.[/x]:1", '"m.a:b*c":2@centre', '"m.:dog:"', "0.5 * m.-n + 0.3333333333 * m.[/x]"]
+)
+def test_the_table_prints_what_renders_the_same_again(cli, oddly_named, target):
+    code, out, err = cli("render", oddly_named, target, "--size", 32, "--steps", 1, "--out", "one")
+    assert code == 0, err
+    assert out.splitlines()[1].startswith(target[:20])
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["m.a:b*c"], ["m.a:b*c"]),
+        (['"m.a:b*c"'], ["m.a:b*c"]),
+        (["'m.:dog:'", "m.-n"], ["m.:dog:", "m.-n"]),
+        (["m.a*c"], ["m.a:b*c", "m.aXc"]),
+        (["m.a**c"], ["m.a:b*c", "m.aXc"]),
+    ],
+)
+def test_an_atlas_takes_layers_by_the_same_names(oddly_named, names, chosen):
+    model = fvfast.load(oddly_named)
+    found = layers.trace(model.module.eval(), 32)
+    features = selection.features(model.module, found, model.name, names, "0")
+    assert features == [o.channel(name, 0) for name in chosen]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "sentence"),
+    [
+        ('"m.a:b*c":2', None, 'is a target, not a layer: write "m.a:b\\*c" --channels 2'),
+        ("m.aXc", "9" * 5000, "the number of 5000 digits of --channels is larger than"),
+        ("m.aXc", "9-2", "the range 9-2 of --channels runs backwards; write 2-9"),
+        ("m.aXc", "0-999999999", "m.aXc has channels 0-2, not 999999999"),
+    ],
+)
+def test_an_atlas_of_what_is_not_there_is_refused(oddly_named, name, channels, sentence):
+    model = fvfast.load(oddly_named)
+    found = layers.trace(model.module.eval(), 32)
+    with pytest.raises(FvfastError, match=sentence):
+        selection.features(model.module, found, model.name, [name], channels)
 
 
 @pytest.mark.parametrize(
