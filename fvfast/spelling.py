@@ -67,7 +67,7 @@ def split_name(text: str) -> tuple[str, str | None]:
 def is_neuron(target: str) -> bool:
     """Whether a target is a single position of a channel."""
     _, rest = split_name(target)
-    return rest is not None and NEURON.fullmatch(rest) is not None
+    return rest is not None and "@" in rest and not is_quoted(rest)
 
 
 def layer(name: str, nested: bool = False) -> str:

@@ -172,14 +172,16 @@ def label(objective: Objective, model: Model) -> str:
     if isinstance(objective, Channel) and objective.layer == LOGITS and model.classes:
         name = model.classes[objective.channel] if 0 <= objective.channel < len(model.classes) else ""
         # Some of ImageNet's names stand for two classes ("crane"); those go by number.
-        if name and model.classes.count(name) == 1:
-            return f"{LOGITS}:{name if _bare(name) else spelling.quoted(name)}"
+        if isinstance(name, str) and name and model.classes.count(name) == 1:
+            return f"{LOGITS}:{name if _bare(name, objective.channel) else spelling.quoted(name)}"
     text = objective.label
     return f"{text}{PYTHON}" if not _written(objective) and _readable(text, model) else text
 
 
-def _bare(name: str) -> bool:
-    """Whether a class's name can stand without quotes."""
+def _bare(name: str, index: int) -> bool:
+    """Whether a class's name can stand without quotes. index: its number, which its name may be as well."""
+    if spelling.SPANS.fullmatch(name):
+        return all(number.lstrip("0") == str(index).lstrip("0") for number in re.split("[-,]", name))
     return not (spelling.is_odd_class(name) or len(cut(f"{LOGITS}:{name}", " * ", 1)) > 1) and _names_class(name)
 
 
@@ -224,13 +226,13 @@ def class_index(text: str, model: Model) -> int:
     if model.classes.count(text) == 1:  # ImageNet has a Cardigan (a dog) and a cardigan
         return model.classes.index(text)
     wanted = _plain(text)
-    hits = [i for i, name in enumerate(model.classes) if _plain(name) == wanted]
+    hits = [i for i, name in enumerate(model.classes) if _plain(str(name)) == wanted]
     if len(hits) == 1:
         return hits[0]
     if hits:
         choice = " or ".join(f"{LOGITS}:{i}" for i in hits[:5]) + (" ..." if len(hits) > 5 else "")
         raise FvfastError(f"{shown(text)} names {len(hits)} classes; write {choice}")
-    near = did_you_mean(spelling.short(text), dict.fromkeys(model.classes))
+    near = did_you_mean(spelling.short(text), dict.fromkeys(map(str, model.classes)))
     raise FvfastError(f"{model.name} has no class {shown(text)}{near}")
 
 
