@@ -210,9 +210,8 @@ class CellDirection(Direction):
     def on(self, device: torch.device) -> CellDirection:
         return dataclasses.replace(self, vector=self.vector.to(device))
 
-    @property
-    def label(self) -> str:
-        return f"{self.layer}:cell {self.place[0]},{self.place[1]}"
+    def spelt(self, layer: str) -> str:
+        return f"{layer}:cell {self.place[0]},{self.place[1]}"
 
 
 def _objective(layer: str, cell: Cell, inverse: Tensor | None, power: float) -> CellDirection:

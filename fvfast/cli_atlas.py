@@ -130,7 +130,7 @@ class Board(Screen):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.bar = Progress(
             TextColumn("{task.fields[count]} {task.fields[unit]}"),
             BarColumn(bar_width=None),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fvfast import spelling
 from fvfast.cli_atlas import BAD_INPUT, StoreFolder
 from fvfast.cli_json import Json, json_alone, tell
 from fvfast.errors import FvfastError
@@ -107,7 +108,7 @@ def show(
     for example in examples:
         print(f"{'example'.ljust(width)}  {figure(example['activation'])}  {example['source']}")
     for other in neighbours:
-        print(f"{'neighbour'.ljust(width)}  {other['cosine']:.3f}  {entry.layer}:{other['other']}")
+        print(f"{'neighbour'.ljust(width)}  {other['cosine']:.3f}  {spelling.layer(entry.layer)}:{other['other']}")
 
 
 @app.command()
@@ -196,10 +197,9 @@ def _query(model: str | None, layer: str | None, channels: str | None, recipe: s
 
     span: tuple[int, int] | None = None
     if channels is not None:
-        first, _, last = channels.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
-            raise FvfastError(f"--channels takes a number or a range such as 0-63, not {channels!r}")
-        span = int(first), int(last or first)
+        if "," in channels or not spelling.SPANS.fullmatch(channels):
+            raise FvfastError(f"--channels takes a number or a range such as 0-63, not {spelling.shown(channels)}")
+        (span,) = spelling.spans(channels, "of --channels")
     return Query(model, layer, span, recipe, text)
 
 
@@ -207,7 +207,7 @@ def _find(store: Store, key: str) -> Entry:
     """The one render that a key, its beginning, or a target names."""
     from fvfast.store import Query
 
-    found = [e for e in store.entries(Query(text=key), 1000) if e.target == key]
+    found = [e for e in store.each(Query(text=key)) if e.target == key]
     if not found and key and set(key) <= set("0123456789abcdef"):
         found = store.entries(Query(key=key), 10)
     if not found:

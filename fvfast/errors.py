@@ -40,5 +40,5 @@ def nearest(word: str, names: Iterable[str], count: int = 3) -> list[str]:
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """` (did you mean a, b?)`, or nothing where no name comes near."""
-    near = nearest(word, names)
+    near = [name if name.isprintable() else repr(name) for name in nearest(word, names)]
     return f" (did you mean {', '.join(near)}?)" if near else ""

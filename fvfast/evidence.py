@@ -6,7 +6,8 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from fvfast.store import Entry, Store
+from fvfast import spelling
+from fvfast.store import NO_CHANNEL, Entry, Store
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,29 @@ def keep(
             connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
 
 
+def whole_channel(entry: Entry) -> int | None:
+    """The channel that a render shows at all of its positions; None for neurons and whatever else."""
+    return None if entry.channel == NO_CHANNEL or spelling.is_neuron(entry.target) else entry.channel
+
+
 def examples(store: Store, entry: Entry) -> list[Example]:
-    """The examples of a render's feature, the strongest first; none where none were looked for."""
+    """The examples of a render's channel, the strongest first; none where none were looked for, and none for what is
+    no whole channel: a neuron's own are not known."""
     return [Example(*row) for row in _rows(store, "examples", Example, entry)]
 
 
 def neighbours(store: Store, entry: Entry) -> list[Neighbour]:
-    """The channels that fire most like a render's, the nearest first."""
+    """The channels that fire most like a render's own, the nearest first; none for what is no whole channel."""
     return [Neighbour(*row) for row in _rows(store, "neighbours", Neighbour, entry)]
 
 
 def _rows(store: Store, table: str, kind: type, entry: Entry) -> list[tuple]:
+    channel = whole_channel(entry)
+    if channel is None:
+        return []
     names = ", ".join(field.name for field in fields(kind))
     return store.execute(
         f"SELECT {names} FROM {table} WHERE layer = ? AND channel = ? AND model = ? AND weights_digest = ? "
         "ORDER BY rank",
-        (entry.layer, entry.channel, entry.model, entry.weights_digest),
+        (entry.layer, channel, entry.model, entry.weights_digest),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fvfast import spelling
 from fvfast.layers import Layer
 
 
@@ -92,6 +93,11 @@ class Objective(ABC):
     def label(self) -> str:
         """How the objective is written in a caption or a table."""
 
+    @property
+    def nested(self) -> str:
+        """How it is written inside another objective's label."""
+        return self.label
+
     def leaves(self) -> Iterator[Objective]:
         """The terms that this expression is made of."""
         yield self
@@ -166,6 +172,22 @@ class OnLayer(Objective):
         """Raise FvfastError where the term does not fit the layer."""
 
 
+class Written(OnLayer):
+    """A term whose target begins with its layer's name, which is quoted where it needs to be."""
+
+    @abstractmethod
+    def spelt(self, layer: str) -> str:
+        """Its target. layer: the name as a target spells it."""
+
+    @property
+    def label(self) -> str:
+        return self.spelt(spelling.layer(self.layer))
+
+    @property
+    def nested(self) -> str:
+        return self.spelt(spelling.layer(self.layer, nested=True))
+
+
 # Algebra ---------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +203,7 @@ class _Number(Objective):
 
     @property
     def label(self) -> str:
-        return f"{self.number:g}"
+        return spelling.number(self.number)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -212,8 +234,10 @@ class _Binary(Objective):
     @property
     def label(self) -> str:
         def inside(part: Objective) -> str:
-            # a - (b - c), a * (b + c): only what binds less tightly, or stands to the right, needs brackets.
-            return f"({part.label})" if isinstance(part, _Binary) else part.label
+            # Whatever is more than one term; and a layer called "2", which reads as a number.
+            text = part.nested
+            plain = isinstance(part, _Number) or not (spelling.compound(text) or spelling.NUMBER.fullmatch(text))
+            return text if plain else f"({text})"
 
         return f"{inside(self.left)} {self.operation} {inside(self.right)}"
 

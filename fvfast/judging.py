@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,12 +12,13 @@ from fvfast_kernels import warp
 from torch import Tensor
 
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective
+from fvfast.expressions import Context, Objective, Picture
 from fvfast.images import COLOUR, envelope
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.objectives import Diversity
 from fvfast.optimize import layers_of
+from fvfast.photographs import square
 from fvfast.pristine import pristine
 from fvfast.selection import whole_network
 from fvfast.views import Views, matrices
@@ -39,10 +40,17 @@ class Judge:
     """
 
     def __init__(
-        self, model: Model, device: torch.device, size: int, view: int | None, objectives: Sequence[Objective]
+        self,
+        model: Model,
+        device: torch.device,
+        size: int,
+        view: int | None,
+        objectives: Sequence[Objective],
+        job: Job | None = None,
     ) -> None:
-        """size: of the images, in pixels; view: of what the network sees of them; None for the same."""
-        self.job = Job(model, device, torch.float32, size, view)
+        """size: of the images, in pixels; view: of what the network sees of them; None for the same. job: all of
+        these, where they are together already."""
+        self.job = job or Job(model, device, torch.float32, size, view)
         self.layers = self.job.layers
         self.middle = self._middle()
         wanted = layers_of(objectives)
@@ -70,11 +78,13 @@ class Judge:
         They shift it by up to 1/16 of its size, come closer by up to a fifth, stretch, shear and rotate it a little.
         They are the same for all images of one size.
         """
-        seen = (image.to(self.mean) - self.mean) / self.std
-        count, size = len(self.views), (self.job.view, self.job.view)
-        views = warp(seen.expand(count, -1, -1, -1).contiguous(), matrices(self.views), size, border=0.0)
-        context = Context(self.tap(views, sorted(objective.layers)), layers=self.layers)
-        return float(objective.value(context).float().mean())
+
+        def views(pixels: Tensor) -> Tensor:
+            seen = (pixels.to(self.mean) - self.mean) / self.std
+            count, size = len(self.views), (self.job.view, self.job.view)
+            return warp(seen.expand(count, -1, -1, -1).contiguous(), matrices(self.views), size, border=0.0)
+
+        return float(objective.value(self._context(views(image), objective.layers, views)).float().mean())
 
     def deviations(self, objective: Objective, value: float) -> float | None:
         """How many standard deviations a value lies above the objective's mean over 64 images of 1/f noise.
@@ -107,7 +117,7 @@ class Judge:
             seen = self._seen(part.to(self.mean))
             # A pass for each set of layers: one that went further might change a layer's output in place.
             for names in dict.fromkeys(tuple(sorted(objective.layers)) for objective in self.objectives):
-                context = Context(self.tap(seen, names), layers=self.layers)
+                context = self._context(seen, names, lambda pixels: self._seen(pixels.to(self.mean)[None]))
                 for objective, found in values.items():
                     if tuple(sorted(objective.layers)) == names:
                         found.append(objective.value(context).double())
@@ -116,6 +126,16 @@ class Judge:
         every = {objective: torch.cat(found) for objective, found in values.items()}
         spread = {objective: (float(v.mean()), float(v.std())) for objective, v in every.items()}
         return spread, torch.stack(means).mean(0) if means else None
+
+    def _context(self, seen: Tensor, names: Iterable[str], see: Callable[[Tensor], Tensor]) -> Context:
+        """What an objective may look at in images [B, 3, H, W] as the network sees them. see: from the pixels of a
+        picture that it compares with to how that is seen beside them, [B, 3, H, W] or [1, 3, H, W]."""
+
+        def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
+            found = self.tap(see(square(picture.pixels, self.job.size)), [layer])[layer]
+            return found.expand(len(seen), -1, -1, -1)[start:stop]
+
+        return Context(self.tap(seen, sorted(names)), layers=self.layers, reference=reference)
 
     def _seen(self, images: Tensor) -> Tensor:
         seen = (images - self.mean) / self.std

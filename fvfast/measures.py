@@ -15,7 +15,10 @@ from torch import Tensor
 
 from fvfast import models, naturals, quality, rendering
 from fvfast.errors import FvfastError
+from fvfast.evidence import whole_channel
+from fvfast.expressions import Objective
 from fvfast.intervals import Interval, interval
+from fvfast.job import Job
 from fvfast.judging import Judge, SecondNetwork
 from fvfast.layers import LOGITS
 from fvfast.models import Model
@@ -23,6 +26,7 @@ from fvfast.objectives import Channel
 from fvfast.recipes import RECIPES
 from fvfast.reloading import reload
 from fvfast.store import Entry, Query, Store
+from fvfast.subjects import objective_of
 
 # In the order of the tables, by what they tell. docs/quality.md says what each means.
 NETWORK = ("held_out", "kept", "transfer")
@@ -130,11 +134,16 @@ def measure(
     report = Report(loaded.name)
     other = _second(second, loaded, entries, where, report)
     total, done = len(entries), 0
+    unsaid: list[str] = []
     for (size, view), group in _grouped(chosen).items():
-        objectives = {e.key: Channel(e.layer, e.channel) for _, e in group}
-        with Judge(loaded, where, size, view, list(objectives.values())) as judge:
+        job = Job(loaded, where, torch.float32, size, view)
+        objectives = _objectives(group, job, unsaid)
+        done += sum(entry.key not in objectives for _, entry in group)
+        with Judge(loaded, where, size, view, list(objectives.values()), job) as judge:
             pictures: dict[tuple[str, str], list[Tensor]] = {}
             for variant, entry in group:
+                if entry.key not in objectives:
+                    continue
                 if stop and stop():
                     report.interrupted = True
                     return report
@@ -154,12 +163,19 @@ def measure(
                 for (variant, target), images in pictures.items()
                 if len(images) > 1
             )
+    if unsaid:
+        report.notes.append(
+            f"{len(unsaid)} render{'s are' if len(unsaid) > 1 else ' is'} not measured, since the store does not say "
+            f"what for: {unsaid[0]}{', and others' if len(set(unsaid)) > 1 else ''}"
+        )
+        if not report.rows:
+            raise FvfastError(f"there is nothing to measure in {store}: {report.notes[-1]}")
     if any(pair["structure"] is None for pair in report.pairs):
         report.notes.append("no MS-SSIM between seeds: pip install 'fvfast[quality]'")
     apart = len({row["target"] for row in report.rows}) - len(report.features)
     if apart:
         report.notes.append(f"{apart} features that not every recipe has are left out of the means")
-    report.photographs = _photographs(min(entry.size for entry in entries))
+    report.photographs = _photographs(min(row["size"] for row in report.rows))
     return report
 
 
@@ -192,12 +208,23 @@ def between_seeds(images: Tensor, judge: Judge) -> dict[str, float | None]:
     return {"structure": structure, "gram": judge.diversity(images)}
 
 
+def _objectives(group: Sequence[tuple[str, Entry]], job: Job, unsaid: list[str]) -> dict[str, Objective]:
+    """What each render was made for, by key; a sentence into `unsaid` for each of which that is not known."""
+    found: dict[str, Objective] = {}
+    for _, entry in group:
+        try:
+            found[entry.key] = objective_of(entry, job)
+        except FvfastError as error:
+            unsaid.append(str(error))
+    return found
+
+
 def _row(
-    variant: str, entry: Entry, objective: Channel, image: Tensor, judge: Judge, other: SecondNetwork | None
+    variant: str, entry: Entry, objective: Objective, image: Tensor, judge: Judge, other: SecondNetwork | None
 ) -> dict[str, Any]:
     value, whole = judge.held_out(objective, image), float(judge.on_canvas(objective, image[None]))
     probability = None
-    if other is not None and objective.layer == LOGITS:
+    if other is not None and isinstance(objective, Channel) and objective.layer == LOGITS:
         index = other.index(judge.job.model, objective.channel)
         probability = float(other.probability(image[None], index))
     row = {
@@ -255,7 +282,8 @@ def _second(
     named: str | Model | None, first: Model, entries: Sequence[Entry], device: torch.device, report: Report
 ) -> SecondNetwork | None:
     """The network for transfer, and its name into the report; a note there where there is none."""
-    classes = [entry.channel for entry in entries if entry.layer == LOGITS]
+    found = [whole_channel(entry) for entry in entries if entry.layer == LOGITS]
+    classes = [index for index in found if index is not None]
     if not classes:
         return None
     try:

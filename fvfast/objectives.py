@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fvfast import spelling
 from fvfast.errors import FvfastError
-from fvfast.expressions import Context, Objective, OnLayer
+from fvfast.expressions import Context, Objective, OnLayer, Written
 from fvfast.layers import LOGITS, Layer
 from fvfast.seeded import accentuation as accentuation
 from fvfast.seeded import caricature as caricature
@@ -25,11 +26,13 @@ from fvfast.seeded import interpolated as interpolated
 from fvfast.seeded import inversion as inversion
 from fvfast.seeded import mixture as mixture
 
+CLASS_TOKEN = "cls"
+
 # Terms on a layer ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Channel(OnLayer):
+class Channel(Written):
     """Mean activation of a channel over all positions."""
 
     layer: str
@@ -38,22 +41,25 @@ class Channel(OnLayer):
     def value(self, context: Context) -> Tensor:
         return context[self.layer][:, self.channel].mean((-2, -1))  # [B]
 
-    @property
-    def label(self) -> str:
-        return f"{self.layer}:{self.channel}"
+    def spelt(self, layer: str) -> str:
+        return f"{layer}:{self.channel}"
 
     def check_in(self, layer: Layer, model: str) -> None:
         _check_channel(layer, self.channel)
 
 
 @dataclass(frozen=True)
-class Neuron(OnLayer):
-    """Activation of a channel at one position; the centre where y and x are None."""
+class Neuron(Written):
+    """Activation of a channel at one position; the centre where y and x are None.
+
+    token: one of the layer's tokens instead, by number, those before the patches counted; "cls" for the class token.
+    """
 
     layer: str
     channel: int
     y: int | None = None
     x: int | None = None
+    token: int | str | None = field(default=None, metadata={"later": True})
 
     def value(self, context: Context) -> Tensor:
         maps = context[self.layer]  # [B, C, H, W]
@@ -62,18 +68,28 @@ class Neuron(OnLayer):
 
     def place(self, layer: Layer | None, grid: torch.Size) -> tuple[int, int]:
         """Where the position lies in the last two axes of the layer's activations, whose sizes `grid` has."""
+        if self.token is not None:
+            return 0 if self.token == CLASS_TOKEN else int(self.token), 0  # the class token is the first
         height = layer.height if layer and layer.height else grid[0]
         width = layer.width if layer and layer.width else grid[1]
         y = height // 2 if self.y is None else self.y
         x = width // 2 if self.x is None else self.x
         return layer.position(y, x) if layer else (y, x)
 
-    @property
-    def label(self) -> str:
-        return f"{self.layer}:{self.channel}" + ("@centre" if self.y is None else f"@{self.y},{self.x}")
+    def spelt(self, layer: str) -> str:
+        if self.token is not None:
+            where = self.token if self.token == CLASS_TOKEN else f"token{self.token}"
+        elif self.y is None and self.x is None:
+            where = "centre"
+        else:
+            where = ",".join("centre" if part is None else str(part) for part in (self.y, self.x))
+        return f"{layer}:{self.channel}@{where}"
 
     def check_in(self, layer: Layer, model: str) -> None:
         _check_channel(layer, self.channel)
+        if self.token is not None:
+            self._check_token(layer)
+            return
         if layer.height is None or layer.width is None:
             raise FvfastError(f"{self.layer} has no grid of positions: leave out '@' in {self.label!r}")
         y, x = self.y or 0, self.x or 0
@@ -83,9 +99,28 @@ class Neuron(OnLayer):
                 f"(Y 0-{layer.height - 1}, X 0-{layer.width - 1})"
             )
 
+    def _check_token(self, layer: Layer) -> None:
+        if self.y is not None or self.x is not None:
+            raise FvfastError(f"a neuron of {self.layer} is at a token or at a row and column: leave out one of them")
+        if layer.tokens is None:
+            raise FvfastError(
+                f"{self.layer} has no tokens: write @Y,X or nothing in place of the '@' in {self.label!r}"
+            )
+        patches = None if layer.height is None or layer.width is None else layer.height * layer.width
+        if self.token == CLASS_TOKEN:
+            if patches is None:
+                raise FvfastError(
+                    f"which of the {layer.tokens} tokens of {self.layer} is a class token is not to be seen: write "
+                    "@token0 if it is the first"
+                )
+            if patches == layer.tokens:
+                raise FvfastError(f"{self.layer} has no class token: all {patches} tokens are patches, written @Y,X")
+        elif not isinstance(self.token, int) or not 0 <= self.token < layer.tokens:
+            raise FvfastError(f"{self.layer} has tokens 0-{layer.tokens - 1} at this size, not {self.token!r}")
+
 
 @dataclass(frozen=True)
-class WholeLayer(OnLayer):
+class WholeLayer(Written):
     """Mean square of everything in a layer: DeepDream's objective."""
 
     layer: str
@@ -93,13 +128,12 @@ class WholeLayer(OnLayer):
     def value(self, context: Context) -> Tensor:
         return context[self.layer].square().mean((1, 2, 3))  # [B]
 
-    @property
-    def label(self) -> str:
-        return self.layer
+    def spelt(self, layer: str) -> str:
+        return layer
 
 
 @dataclass(frozen=True, eq=False)
-class Direction(OnLayer):
+class Direction(Written):
     """Mean over positions of dot(activation, vector) * max(0.1, cosine)^power.
 
     The clamp at 0.1 keeps a gradient where the cosine is not yet positive (lucid's `dot_compare`).
@@ -121,9 +155,8 @@ class Direction(OnLayer):
     def on(self, device: torch.device) -> Objective:
         return Direction(self.layer, self.vector.to(device, copy=True), self.power)
 
-    @property
-    def label(self) -> str:
-        return f"{self.layer}:direction"
+    def spelt(self, layer: str) -> str:
+        return f"{layer}:direction"
 
     def check_in(self, layer: Layer, model: str) -> None:
         if self.vector.shape != (layer.channels,):
@@ -157,7 +190,7 @@ class Diversity(OnLayer):
 
     @property
     def label(self) -> str:
-        return f"diversity({self.layer})"
+        return f"diversity({spelling.layer(self.layer, nested=True)})"
 
 
 # Terms on the image ----------------------------------------------------------------------------------------
@@ -224,9 +257,15 @@ def channel(layer: str, channel: int) -> Objective:
     return Channel(layer, channel)
 
 
-def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None) -> Objective:
-    """Activation of `channel` at row y, column x of `layer`'s grid; at its centre by default."""
-    return Neuron(layer, channel, y, x)
+def neuron(
+    layer: str, channel: int, y: int | None = None, x: int | None = None, *, token: int | str | None = None
+) -> Objective:
+    """Activation of `channel` at row y, column x of `layer`'s grid; at its centre by default.
+
+    token: at one of a transformer's tokens instead: "cls" for the class token, or a number from 0, in which class
+    and register tokens count.
+    """
+    return Neuron(layer, channel, y, x, token)
 
 
 def layer(name: str) -> Objective:

@@ -17,7 +17,8 @@ class Screen:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = Console(stderr=quiet, highlight=False)
+        # A layer may be called "[/x]", a class ":dog:".
+        self.console = Console(stderr=quiet, highlight=False, markup=False, emoji=False)
         self.bar = Progress(
             TextColumn(f"{{task.fields[count]}} {unit}"),
             BarColumn(bar_width=None),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import photographs
+from fvfast import photographs, spelling
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer, Picture
 from fvfast.photographs import Source
@@ -52,8 +52,8 @@ class Caricature(Comparison):
 
     @property
     def label(self) -> str:
-        power = "" if self.power == 1 else f"{self.power:g}, "
-        return f"caricature({self.layer}, {power}{self.picture.name})"
+        power = "" if self.power == 1 else f"{spelling.number(self.power)}, "
+        return f"caricature({_place(self, power)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Inversion(Comparison):
 
     @property
     def label(self) -> str:
-        return f"inversion({self.layer}, {self.picture.name})"
+        return f"inversion({_place(self)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Nearness(Comparison):
 
     @property
     def label(self) -> str:
-        return f"nearness({self.layer}, {self.picture.name})"
+        return f"nearness({_place(self)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +123,11 @@ class Accentuation(Objective):
 
     @property
     def label(self) -> str:
-        weight = "" if self.weight == 1 else f"{self.weight:g}, "
-        return f"accentuation({self.objective.label}, {self.nearness.layer}, {weight}{self.nearness.picture.name})"
+        weight = "" if self.weight == 1 else f"{spelling.number(self.weight)}, "
+        inside = self.objective.nested
+        if len(spelling.cut(inside, ",")) > 1:  # a position's, which would end the first of the three
+            inside = f"({inside})"
+        return f"accentuation({inside}, {_place(self.nearness, weight)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,19 @@ class Mixture(Objective):
 
     @property
     def label(self) -> str:
-        return " + ".join(f"{weight:g} * {part.label}" for weight, part in self.parts)
+        def inside(part: Objective) -> str:
+            # A product with a number may follow one: 0.5 * 2 * a is the same either way.
+            text = part.nested
+            return f"({text})" if any(len(spelling.cut(text, sign)) > 1 for sign in (" + ", " - ", " / ")) else text
+
+        return " + ".join(f"{spelling.number(weight)} * {inside(part)}" for weight, part in self.parts)
+
+
+def _place(term: Comparison, number: str = "") -> str:
+    """Layer and picture of a term as its target spells them. number: a power or weight before the picture, ", "
+    included."""
+    powered = not isinstance(term, Inversion)
+    return f"{spelling.layer(term.layer, nested=True)}, {number}{spelling.file(term.picture.name, powered)}"
 
 
 def picture(source: Source | Picture) -> Picture:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from fvfast import spelling
 from fvfast.errors import FvfastError
 from fvfast.layers import LOGITS, Layer, find
 from fvfast.objectives import Channel
@@ -22,7 +23,8 @@ def features(
 ) -> list[Channel]:
     """The channels to render, in the order of the forward pass.
 
-    names: layers, or patterns in which `*` stands for a part of a dotted name ("_blocks.*", "layer3.*.conv2").
+    names: layers, perhaps quoted as in a target, or patterns in which `*` stands for a part of a dotted name
+    ("_blocks.*", "layer3.*.conv2"); a layer that is called so itself is meant alone.
     everything: the whole network instead (see `whole_network`). channels: "0-63,100"; None for all. A channel that a
     layer named in full does not have is an error; otherwise layers give those that they have.
     Raises FvfastError for unknown layers, channels that no layer has, and nothing to do.
@@ -92,13 +94,13 @@ def _matching(layers: Mapping[str, Layer], names: Sequence[str], model: str) -> 
     """The layers that are named or match a pattern, each with whether it is named in full."""
     chosen: dict[str, bool] = {}
     for name in names:
-        if "*" not in name:
-            if ":" in name and name not in layers:
-                layer, _, rest = name.partition(":")
+        layer, rest = spelling.split_name(name)
+        if "*" not in name or name in layers or spelling.is_quoted(layer):
+            if rest is not None and name not in layers:
                 raise FvfastError(f"{name!r} is a target, not a layer: write {layer} --channels {rest}")
-            chosen[find(layers, name, model).name] = True
+            chosen[find(layers, name if name in layers else spelling.unquoted(name), model).name] = True
             continue
-        pattern = re.compile("[^.]*".join(re.escape(part) for part in name.split("*")))
+        pattern = re.compile("[^.]*".join(re.escape(part) for part in re.split(r"\*+", name)))
         matching = [layer for layer in layers if pattern.fullmatch(layer)]
         if not matching:
             raise FvfastError(f"no layer of {model} matches {name!r}; see `fvfast layers {model}`")
@@ -108,16 +110,10 @@ def _matching(layers: Mapping[str, Layer], names: Sequence[str], model: str) -> 
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise FvfastError(f"--channels takes numbers and ranges such as 0-63,100, not {text!r}")
-    spans: list[tuple[int, int]] = []
-    for span in text.split(","):
-        first, _, last = span.partition("-")
-        if int(last or first) < int(first):
-            raise FvfastError(f"the range {span} of --channels runs backwards; write {last}-{first}")
-        spans.append((int(first), int(last or first)))
-    return spans
+    if not spelling.SPANS.fullmatch(text):
+        raise FvfastError(f"--channels takes numbers and ranges such as 0-63,100, not {spelling.shown(text)}")
+    return spelling.spans(text, "of --channels")
 
 
 def _numbers(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
-    return sorted({n for first, last in spans for n in range(first, min(last, count - 1) + 1)})
+    return sorted({n for first, last in set(spans) for n in range(first, min(last, count - 1) + 1)})

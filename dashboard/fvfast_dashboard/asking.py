@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,8 @@ class RenderRequest:
 
     def command(self, store: Path) -> str:
         """The line for a shell that renders the same into the same store."""
-        words = ["fvfast", "render", self.model, *self.targets]
-        for name, value in self.options().items():
-            words += [f"--{name}", str(value)]
-        return shlex.join([*words, "--store", str(store)])
+        options = [word for name, value in self.options().items() for word in (f"--{name}", str(value))]
+        return render_command(self.model, self.targets, [*options, "--store", str(store)])
 
     def snippet(self, store: Path) -> str:
         """The same in Python."""
@@ -124,6 +123,13 @@ class DreamRequest:
 
 
 Request = RenderRequest | DreamRequest
+
+
+def render_command(model: str, targets: Sequence[str], options: Sequence[str]) -> str:
+    """The line for a shell that renders targets; one that begins with a dash must not be taken for an option."""
+    dashed = any(target.startswith("-") for target in targets)
+    words = [model, *options, "--", *targets] if dashed else [model, *targets, *options]
+    return shlex.join(["fvfast", "render", *words])
 
 
 def check_model(model: str, weights: str, code: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fvfast.recipes import DEFAULT_CLASSES, GENERATOR, RECIPES, Recipe
 from fvfast.reloading import GIVEN
 from fvfast.store import Entry
+from fvfast_dashboard.asking import render_command
 
 _ON_THE_COMMAND_LINE = ("image", "steps", "lr", "size")
 
@@ -26,7 +27,7 @@ def command(folder: Path, entry: Entry) -> str:
         if entry.image.endswith(".png"):
             return shlex.join(["fvfast", "render", "--from", str(folder / entry.image)])
         return "# this recipe has no equivalent on the command line: take the Python"
-    words = ["fvfast", "render", entry.model, entry.target]
+    words: list[str] = []
     name = entry.recipe.get("name")
     if name not in ("default", "generator"):
         words += ["--recipe", str(name)]
@@ -38,7 +39,7 @@ def command(folder: Path, entry: Entry) -> str:
         words += ["--weights", entry.weights]
     if entry.dtype != "float32":
         words += ["--dtype", entry.dtype]
-    return shlex.join(words)
+    return render_command(entry.model, [entry.target], words)
 
 
 def python(entry: Entry) -> str:

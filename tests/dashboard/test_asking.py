@@ -5,7 +5,7 @@ import shlex
 import subprocess
 
 import pytest
-from fvfast_dashboard import asking, catalogue
+from fvfast_dashboard import asking, catalogue, snippets
 from fvfast_dashboard.asking import DreamRequest, RenderRequest
 
 import fvfast.cli
@@ -42,6 +42,19 @@ def test_what_a_shell_would_take_apart_is_quoted(tmp_path):
     words = shlex.split(request_.command(tmp_path / "a b"))
     assert words[3:] == ["logits:bell pepper; rm -rf $HOME", "--store", str(tmp_path / "a b")]
     assert request_.snippet(tmp_path).count("'logits:bell pepper; rm -rf $HOME'") == 1
+
+
+@pytest.mark.parametrize("target", ["-1 * deep:3", "'deep':3", "0.5 * deep:1 + -2 * stem"])
+def test_a_target_of_any_look_is_one_to_the_command_line(target, tmp_path):
+    request_ = RenderRequest("sketch_nets:tiny", (target,), size=32, steps=1)
+    with pytest.raises(SystemExit) as exit_:
+        fvfast.cli.main(shlex.split(request_.command(tmp_path / "kept"))[1:])
+    assert exit_.value.code == 0
+    with Store(tmp_path / "kept") as store:
+        (entry,) = store.entries()
+    assert entry.target == target.replace("'", "")
+    again = shlex.split(snippets.command(tmp_path, entry))
+    assert again[again.index("--") + 1 :] == [target] if target[0] == "-" else entry.target in again
 
 
 def test_a_dream_on_the_command_line():

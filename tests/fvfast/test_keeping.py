@@ -17,6 +17,7 @@ from fvfast.atlases import atlas
 from fvfast.errors import FvfastError
 from fvfast.recipes import Recipe
 from fvfast.store import Query, Store
+from fvfast.subjects import subject
 
 RECIPE = Recipe("painted", image="generator:given", steps=2, sd=1.0)
 
@@ -86,6 +87,26 @@ def test_what_a_target_leaves_unsaid_is_part_of_the_key(tiny):
     assert len({e.key for e in entries}) == 6
     _, again = kept("store", tiny, [o.direction("deep", first.clone())])
     assert again == [entries[0]]
+
+
+def test_pictures_that_differ_in_their_middles_only_have_keys_of_their_own(tiny):
+    pictures = [torch.full((3, 40, 40), 0.5) for _ in range(3)]
+    pictures[1][:, 20, 20] = 0.51
+    pictures[2][0, 30, 11] += 1e-6
+    objectives = [kind("deep", p) for p in pictures for kind in (o.caricature, o.inversion)]
+    objectives += [o.accentuation(o.channel("deep", 1), "stem", p) for p in pictures]
+    _, entries = kept("store", tiny, objectives)
+    assert len({e.key for e in entries}) == 9
+    _, again = kept("store", tiny, [o.caricature("deep", pictures[1].clone())])
+    assert again == [entries[2]]
+
+
+def test_a_neuron_at_a_position_is_filed_as_before_there_were_tokens():
+    found = dict.fromkeys(["stem", "deep"])
+    there = subject(o.channel("deep", 1) - 0.5 * o.neuron("stem", 2), found, (), {})  # pyright: ignore
+    assert there.unsaid.startswith("cf1f64162ae3467e")
+    token = subject(o.channel("deep", 1) - 0.5 * o.neuron("stem", 2, token="cls"), found, (), {})  # pyright: ignore
+    assert token.unsaid != there.unsaid
 
 
 def test_images_that_were_to_differ_depend_on_their_company(tiny):

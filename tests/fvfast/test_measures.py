@@ -3,18 +3,21 @@
 import dataclasses
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from fvfast import naturals, quality, trials
+import fvfast
+from fvfast import evidence, naturals, quality, trials
+from fvfast import objectives as o
 from fvfast.errors import FvfastError
 from fvfast.judging import Judge
 from fvfast.measures import MEASURES, Report, between_seeds, looks, measure, read
 from fvfast.objectives import Channel
-from fvfast.store import Store
+from fvfast.store import Query, Store
 
 TARGETS = ["deep:0-2", "logits:gizmo", "deep:3"]  # five: the first and the fourth get two seeds
 OPTIONS: dict[str, Any] = {"variants": ["default", "plain"], "size": 32, "steps": 3, "seeds": 2, "threads": 1}
@@ -213,6 +216,119 @@ def test_nothing_to_measure(kept):
         measure(folder, {"default": []}, model=model)
     with pytest.raises(FvfastError, match="no store in"):
         measure(folder / "elsewhere", model=model)
+
+
+# What rows show --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A store of renders of every kind; the model; the values that the untouched network gives the stored images."""
+    from fvfast.models import Model
+    from tests.fvfast import sketch_nets
+
+    torch.manual_seed(0)
+    model = Model("tiny", "none", sketch_nets.Tiny(), size=32, classes=("1", "0", "3-7", *"cdefghi"))
+    folder = tmp_path_factory.mktemp("mixed")
+    Image.effect_noise((32, 32), 90).convert("RGB").save(folder / "seen.png")
+    seen = str(folder / "seen.png")
+    wanted = {
+        "neuron": o.neuron("deep", 3, 2, 5),
+        "centre": o.neuron("deep", 3),
+        "layer": o.layer("deep"),
+        "logits": o.layer("logits"),
+        "mixture": o.mixture((0.123456789, o.channel("deep", 1)), (2, o.neuron("stem", 2, 0, 0))),
+        "product": -2 * o.channel("deep", 4),
+        "class": o.logit(0),
+        "inversion": o.inversion("deep", seen),
+        "direction": o.direction("deep", torch.ones(12)),
+        "sum": o.channel("deep", 1) + o.channel("deep", 2),
+        "given": o.caricature("deep", read(Path(seen))),
+    }
+    with Store(folder / "store", write=True) as store:
+        keys = {
+            kind: fvfast.keep(store, fvfast.render(model, one, recipe="plain", size=32, steps=2))[0].key
+            for kind, one in wanted.items()
+        }
+    return folder / "store", model, keys, wanted, seen
+
+
+def activations(model, pictures):
+    """What `stem`, `deep` and the network put out for pictures [B, 3, 32, 32], by hooks on the module itself."""
+    found = {}
+    module = model.module.eval()
+    handles = [
+        getattr(module, name).register_forward_hook(lambda m, i, out, name=name: found.update({name: out.clone()}))
+        for name in ("stem", "deep")
+    ]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (model.mean, model.std))
+    with torch.no_grad():
+        found["logits"] = module((pictures - mean) / std)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_every_row_is_measured_as_what_it_was_rendered_for(mixed):
+    folder, model, keys, _, seen = mixed
+    report = measure(folder, model=model)
+    rows = {row["key"]: row for row in report.rows}
+    with Store(folder) as store:
+        images = {kind: read(folder / store.entries(Query(key=key))[0].image) for kind, key in keys.items()}
+
+    def see(kind):
+        return activations(model, images[kind][None])
+
+    wanted = activations(model, read(Path(seen))[None])["deep"]
+    mixture = see("mixture")
+    expected = {
+        "neuron": see("neuron")["deep"][0, 3, 2, 5],
+        "centre": see("centre")["deep"][0, 3, 8, 8],
+        "layer": see("layer")["deep"].square().mean(),
+        "logits": see("logits")["logits"].square().mean(),
+        "mixture": 0.123456789 * mixture["deep"][0, 1].mean() + 2 * mixture["stem"][0, 2, 0, 0],
+        "product": -2 * see("product")["deep"][0, 4].mean(),
+        "class": see("class")["logits"][0, 0],
+        "inversion": -(see("inversion")["deep"] - wanted).square().sum() / wanted.square().sum(),
+    }
+    assert {kind for kind, key in keys.items() if key in rows} == set(expected)
+    for kind, value in expected.items():
+        assert rows[keys[kind]]["objective"] == pytest.approx(value.item(), rel=1e-4, abs=1e-5), kind
+    (note,) = (note for note in report.notes if "not measured" in note)
+    assert note.startswith("3 renders are not measured, since the store does not say what for: 'deep:direction' was")
+    assert rows[keys["layer"]]["held_out_objective"] > 0
+
+
+def test_only_classes_are_looked_for_in_the_second_network(mixed):
+    folder, model, keys, _, _ = mixed
+    other = dataclasses.replace(model, name="other", size=24)
+    found = measure(folder, {"plain": [keys["class"], keys["logits"], keys["neuron"]]}, model=model, second=other)
+    assert [row["transfer"] is not None for row in found.rows] == [True, False, False]
+
+
+def test_views_of_a_picture_are_those_of_the_image(mixed):
+    _, model, _, wanted, seen = mixed
+    with Judge(model, torch.device("cpu"), 32, None, [wanted["inversion"]]) as judge:
+        assert judge.held_out(wanted["inversion"], read(Path(seen))) == pytest.approx(0, abs=1e-6)
+        assert judge.held_out(wanted["inversion"], 1 - read(Path(seen))) < -0.1
+
+
+def test_a_picture_that_was_replaced_is_not_compared_with(mixed):
+    folder, model, keys, _, seen = mixed
+    before = Path(seen).read_bytes()
+    try:
+        Image.new("RGB", (32, 32)).save(seen)
+        with pytest.raises(FvfastError, match="is another one by now"):
+            measure(folder, {"plain": [keys["inversion"]]}, model=model)
+    finally:
+        Path(seen).write_bytes(before)
+
+
+def test_examples_are_those_of_whole_channels(mixed):
+    folder, _, keys, _, _ = mixed
+    with Store(folder) as store:
+        found = {kind: evidence.whole_channel(store.entries(Query(key=key))[0]) for kind, key in keys.items()}
+    assert {kind: channel for kind, channel in found.items() if channel is not None} == {"class": 0}
 
 
 # Means -----------------------------------------------------------------------------------------------------

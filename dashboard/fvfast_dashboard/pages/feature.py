@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from typing import Any
 
 import streamlit as st
@@ -141,7 +142,12 @@ def _siblings(store: Store, entry: Entry) -> None:
 
 
 def _evidence(store: Store, entry: Entry) -> None:
-    """Places in the user's own images that excite the feature, and the features that fire with it."""
+    """Places in the user's own images that excite the feature, and the features that fire with it.
+
+    Both are known of whole channels only.
+    """
+    if evidence.whole_channel(entry) is None:
+        return
     try:
         examples, neighbours = evidence.examples(store, entry), evidence.neighbours(store, entry)
     except (ValueError, TypeError):
@@ -149,9 +155,9 @@ def _evidence(store: Store, entry: Entry) -> None:
     if not examples and not neighbours:
         st.subheader("Examples from images of your own", anchor=False)
         st.markdown(":gray[None were looked for yet. This finds what in a folder of images excites each channel:]")
-        st.code(
-            f"fvfast examples {entry.model} {entry.layer} FOLDER --store {settings.store_folder()}", language="bash"
-        )
+        store_folder = str(settings.store_folder())
+        words = ["fvfast", "examples", entry.model, entry.layer, "FOLDER", "--store", store_folder]
+        st.code(shlex.join(words), language="bash")
         return
     if examples:
         st.subheader("What excites it in your images", anchor=False)
@@ -167,7 +173,8 @@ def _evidence(store: Store, entry: Entry) -> None:
 def _neighbours(store: Store, entry: Entry, neighbours: list[evidence.Neighbour]) -> None:
     tiles = []
     for near in neighbours:
-        same = library.rows(store, Query(model=entry.model, layer=entry.layer, channel=near.other)).entries
+        found = library.rows(store, Query(model=entry.model, layer=entry.layer, channel=near.other)).entries
+        same = [one for one in found if evidence.whole_channel(one) == near.other]  # no neuron of it
         best = next((one for one in same if one.recipe.get("name") == entry.recipe.get("name")), None)
         best = best or next(iter(same), None)
         if best:

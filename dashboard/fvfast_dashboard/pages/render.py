@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from fvfast import spelling
 from fvfast.errors import FvfastError
 from fvfast.store import Store
 from fvfast.tables import figure
@@ -97,7 +98,8 @@ def _layer_tree(model: str) -> None:
     channels, add = st.columns([3, 1.4], vertical_alignment="bottom")
     hint = "a class's name or number" if layer == "logits" else f"0 to {row.channels - 1}; empty for the whole layer"
     chosen = channels.text_input("Channels", key="render channels", placeholder=hint, help="7, or 3,7,10-19, or 7@3,4")
-    target = f"{layer}:{chosen.strip()}" if chosen.strip() else layer
+    name = spelling.layer(layer)
+    target = f"{name}:{chosen.strip()}" if chosen.strip() else name
     add.button("Add", icon=":material/add:", width="stretch", on_click=_add, args=(model, target))
 
 
