@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fvfast import arguments
+from fvfast.errors import FvfastError
 from fvfast.layers import Layer
 
 
@@ -92,6 +95,20 @@ class Objective(ABC):
     def label(self) -> str:
         """How the objective is written in a caption or a table."""
 
+    def __post_init__(self) -> None:
+        # What is wrong is said at the render, which knows the network: a list of objectives is no place to fail.
+        with contextlib.suppress(FvfastError):
+            self.settle()
+
+    def settle(self) -> None:  # noqa: B027 (most terms are made of nothing that needs it)
+        """Have what it was made of in the types that are computed with. Raises FvfastError."""
+
+    def settled(self) -> Objective:
+        """Itself, if all of its terms are made of what makes sense. Raises FvfastError."""
+        for leaf in self.leaves():
+            leaf.settle()
+        return self
+
     def leaves(self) -> Iterator[Objective]:
         """The terms that this expression is made of."""
         yield self
@@ -157,6 +174,9 @@ class OnLayer(Objective):
 
     layer: str
 
+    def settle(self) -> None:
+        arguments.layer_name(self.layer)
+
     @property
     def compared(self) -> Picture | None:
         """The picture that it compares with, if any."""
@@ -164,6 +184,10 @@ class OnLayer(Objective):
 
     def check_in(self, layer: Layer, model: str) -> None:
         """Raise FvfastError where the term does not fit the layer."""
+
+
+class NoOperand(FvfastError, TypeError):
+    """What an objective does not combine with: a TypeError to Python's arithmetic, bad input to everybody else."""
 
 
 # Algebra ---------------------------------------------------------------------------------------------------
@@ -221,6 +245,6 @@ class _Binary(Objective):
 def _lift(value: Objective | float) -> Objective:
     if isinstance(value, Objective):
         return value
-    if isinstance(value, (int, float)):
-        return _Number(float(value))
-    raise TypeError(f"an objective combines with objectives and numbers, not with {type(value).__name__}")
+    if arguments.is_number(value):
+        return _Number(arguments.number("what an objective is combined with", value))
+    raise NoOperand(f"an objective combines with objectives and numbers, not with {type(value).__name__}")
