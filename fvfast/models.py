@@ -12,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,10 @@ def load(
     model: str | Path | nn.Module | Model = DEFAULT_MODEL,
     weights: str | Path = "default",
     *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    size: int | None = None,
-    classes: tuple[str, ...] | None = None,
+    mean: Iterable[float] | None = None,
+    std: Iterable[float] | None = None,
+    size: int | Iterable[int] | None = None,
+    classes: Iterable[str] | None = None,
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
     layouts: Mapping[str, str] | None = None,
 ) -> Model:

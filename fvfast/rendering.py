@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fvfast import arguments, magnitudes, models, photographs, recipes
+from fvfast.asked import Target
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.forms import AUTO, NETWORKS
@@ -37,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def render(
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
-    target: str | Objective | Sequence[str | Objective] | None = None,
+    target: Target | Sequence[Target] | None = None,
     *,
     recipe: str | Recipe = "default",
     image: str | Generator | None = None,
@@ -69,8 +70,8 @@ def render(
     """Render images that excite parts of a network.
 
     model: what `fvfast.load` takes; never changed. weights: as there.
-    target: a written target ("features.5:3,7", "logits:daisy"), an objective, or a list of these; None for the
-        bundled network's showcase.
+    target: a written target ("features.5:3,7", "logits:daisy"), a pair ("features.5", 3), an objective, a layer of the
+        network itself, or a list of these; None for the bundled network's showcase.
     recipe: a name (default, lucent, torch-dreams, plain, maco) or a Recipe.
     image, size, steps, lr: override the recipe: parameterisation, canvas in pixels, number and length of steps.
         image: "fourier", "pixel", "phase", "pyramid", "cppn", "generator:NAME" (see `fvfast.generators.find`), or a
@@ -146,7 +147,7 @@ def render(
 
 def _plan(
     job: Job,
-    target: str | Objective | Sequence[str | Objective] | None,
+    target: Target | Sequence[Target] | None,
     recipe: str | Recipe,
     magnitude: str | Path | None,
     options: dict[str, Any],

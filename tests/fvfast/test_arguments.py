@@ -3,6 +3,7 @@
 import decimal
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -38,7 +39,7 @@ def net():
     return fvfast.load(nn.Sequential(*modules), size=32)
 
 
-def render(model, target="0:3", **options):
+def render(model, target: Any = "0:3", **options: Any):
     return fvfast.render(model, target, **{"size": 16, "steps": 2, **options})
 
 
@@ -206,6 +207,7 @@ def test_layers_of_objectives_go_by_name(net, name):
 
 def test_a_direction_is_a_list_of_numbers(net):
     expected = render(net, direction("0", torch.arange(8.0)))
+    vector: Any
     for vector in (np.arange(8), list(range(8)), torch.arange(8).double().requires_grad_(), torch.arange(8).half()):
         assert render(net, direction("0", vector)).images.equal(expected.images)
     for vector in (
@@ -230,7 +232,7 @@ def test_a_position_has_a_row_and_a_column(net):
 
 
 def test_what_an_objective_does_not_combine_with():
-    one = channel("0", 1)
+    one: Any = channel("0", 1)
     for value in ("2", True, None, [1], torch.ones(2)):
         for combine in (lambda v: one + v, lambda v: one * v, lambda v: one / v):
             assert "an objective combines with objectives and numbers" in refused(combine, value)
@@ -294,4 +296,5 @@ def test_arguments_of_activation_atlases_and_examples(net, pictures):
             if name != "store" or not isinstance(value, str):
                 assert name in refused(examples.find, net, "0", pictures, **{name: value})
     assert "a layer goes by its name" in refused(examples.find, net, 0, pictures)
-    assert examples.find(net, "0", pictures, top=2.0, neighbours=np.int64(1), size=(32, 32)).images == 3
+    options: Any = {"top": 2.0, "neighbours": np.int64(1), "size": (32, 32)}
+    assert examples.find(net, "0", pictures, **options).images == 3

@@ -67,7 +67,7 @@ def module_compile(net):
         nn.DataParallel,
         DistributedDataParallel,
         torch.optim.swa_utils.AveragedModel,
-        lambda net: nn.DataParallel(torch.compile(net, backend="eager")),
+        lambda net: torch.compile(nn.DataParallel(net), backend="eager"),
         lambda net: torch.compile(torch.optim.swa_utils.AveragedModel(net), backend="eager"),
     ],
 )
@@ -90,9 +90,9 @@ def test_what_wraps_a_network_gives_the_networks_own_picture(wrap):
 def quantised_by_graph():
     from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
 
-    example = torch.rand(1, 3, 16, 16)
+    example = (torch.rand(1, 3, 16, 16),)
     prepared = quantize_fx.prepare_fx(network(), get_default_qconfig_mapping(), example)
-    prepared(example)
+    prepared(*example)
     return quantize_fx.convert_fx(prepared)
 
 
