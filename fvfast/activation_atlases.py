@@ -20,17 +20,17 @@ import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from fvfast import files, layers, layouts, models, precision, sampling, tracing
+from fvfast import arguments, files, layers, layouts, models, precision, sampling, tracing
 from fvfast.errors import FvfastError
 from fvfast.examples import Look, pictures_in
-from fvfast.identity import canonical, weights_digest
+from fvfast.identity import canonical, feeding, weights_digest
 from fvfast.layers import LOGITS, Tap
 from fvfast.layouts import Cell
 from fvfast.models import Model
 from fvfast.objectives import Direction
 from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
-from fvfast.rendering import canvas_size, pick_device, recipe_for, render
+from fvfast.rendering import canvas_size, pick_device, preset_of, recipe_for, render
 from fvfast.result import Progress
 from fvfast.sampling import Vectors
 
@@ -83,8 +83,8 @@ def activation_atlas(
     power: float = POWER,
     recipe: str | Recipe = "default",
     batch: int | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     weights: str = "default",
     progress: Callable[[str, float, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -104,10 +104,17 @@ def activation_atlas(
     Raises FvfastError for an unknown layer, one without positions, a folder without images, and settings out of range.
     """
     started = time.perf_counter()
+    arguments.callables(progress=progress, stop=stop, notify=notify)
     tell = progress or (lambda what, done, total: None)
     stopped = stop or (lambda: False)
-    where, folder, target = pick_device(device), Path(folder), Path(out)
-    _check(grid, least, reduce, power)
+    where, folder, target = pick_device(device), arguments.path("folder", folder), arguments.path("out", out)
+    layer, dtype = arguments.layer_name(layer), arguments.dtype_name(dtype)
+    preset_of(recipe)
+    average, whiten = arguments.flag("average", average), arguments.flag("whiten", whiten)
+    positions, least = arguments.whole("--positions", positions, 1), arguments.whole("--least", least, 1)
+    seed, power = arguments.seed(seed), arguments.number("--power", power, least=0.0, most=arguments.STEEPEST)
+    batch = arguments.maybe_whole("batch", batch, 1)
+    grid = _grid(grid, reduce)
     paths = pictures_in(folder)
     loaded = models.load(model, weights)
     size = canvas_size(None, size, loaded)
@@ -136,7 +143,7 @@ def activation_atlas(
     atlas.dtype, atlas.dtype_why = str(chosen_dtype.dtype).removeprefix("torch."), chosen_dtype.why
     if notify and chosen_dtype.note:
         notify(chosen_dtype.note)
-    settings |= {"dtype": str(chosen_dtype.dtype), "mean": loaded.mean, "std": loaded.std}
+    settings |= {"dtype": str(chosen_dtype.dtype), "mean": loaded.mean, "std": loaded.std} | feeding(loaded)
     icons = [target / "cells" / f"{_name(objective, settings)}.png" for objective in objectives]
     options = {"recipe": chosen, "size": size, "seed": seed, "batch": batch, "device": where, "dtype": atlas.dtype}
     _render(atlas, loaded, objectives, icons, options, tell, stopped, notify)
@@ -170,7 +177,7 @@ def _look(
     described = layers.find(known, layer, loaded.name)
     names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
     settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}
-    settings |= {"mean": loaded.mean, "std": loaded.std}
+    settings |= {"mean": loaded.mean, "std": loaded.std} | feeding(loaded)
     with Tap(module, known, names) as tap:
         look = Look(tap, described, loaded, device, view)
         sampling.check(positions, average, look)
@@ -188,14 +195,12 @@ def _look(
         )
 
 
-def _check(grid: int, least: int, reduce: str, power: float) -> None:
-    if not 2 <= grid <= LARGEST_GRID:
-        raise FvfastError(f"--grid must be 2 to {LARGEST_GRID}, not {grid}")
-    if least < 1:
-        raise FvfastError(f"--least must be 1 or more, not {least}")
-    if power < 0:
-        raise FvfastError(f"--power must be 0 or more, not {power}")
-    layouts.check(reduce)
+def _grid(grid: Any, reduce: Any) -> int:
+    sides = arguments.whole("--grid", grid, least=-(2**31))
+    if not 2 <= sides <= LARGEST_GRID:
+        raise FvfastError(f"--grid must be 2 to {LARGEST_GRID}, not {sides}")
+    layouts.check(arguments.text("reduce", reduce))
+    return sides
 
 
 # Rendering -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fvfast import blobs, models, precision, rendering
+from fvfast import arguments, blobs, models, precision, rendering
 from fvfast.errors import FvfastError
 from fvfast.forms import AUTO
 from fvfast.identity import weights_digest
@@ -21,7 +21,7 @@ from fvfast.objectives import Channel
 from fvfast.places import Here, Place, Work
 from fvfast.plans import ImagePlan
 from fvfast.producing import Options, key_of
-from fvfast.recipes import RECIPES, Recipe
+from fvfast.recipes import Recipe
 from fvfast.selection import features
 from fvfast.store import DEFAULT, Store
 
@@ -97,7 +97,7 @@ def atlas(
     lr: float | None = None,
     batch: int | None = None,
     device: str | torch.device | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     threads: int | None = None,
     network: str = AUTO,
     weights: str = "default",
@@ -119,16 +119,24 @@ def atlas(
 
     Raises FvfastError for whatever the caller can mend, with all that was finished kept.
     """
-    _check(engine, address, image_format, seed=(seed, 0), copies=(copies, 1), batch=(batch, 1), threads=(threads, 1))
+    _check(engine, address, image_format)
+    arguments.callables(progress=progress, stop=stop, notify=notify)
+    copies = arguments.whole("copies", copies, 1, arguments.MANY)
+    seed, dtype = arguments.seed(seed, copies), arguments.dtype_name(dtype)
+    batch = arguments.maybe_whole("batch", batch, 1)
+    threads = arguments.maybe_whole("threads", threads, 1, arguments.THREADS)
+    everything = arguments.flag("everything", everything)
+    named = [layers] if isinstance(layers, str) else arguments.texts("layers", layers)
+    channels = None if channels is None else arguments.text("channels", channels)
+    image = None if image is None else arguments.text("image", image)
+    store, preset = arguments.path("store", store), rendering.preset_of(recipe)
     with _place(engine, address) as place:
         loaded = models.load(model, weights)
-        preset = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
         canvas = rendering.canvas_size(preset, size, loaded)
         here, there = place.devices(device)
         rendering.check_network(network, there)
         chosen_dtype = precision.choose(dtype, there, loaded.module)
         job = Job(loaded, here, chosen_dtype.dtype, canvas, preset.view if preset else None)
-        named = [layers] if isinstance(layers, str) else layers
         chosen = features(job.module, job.layers, loaded.name, named, channels, everything)
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         plan = _plan(chosen, range(seed, seed + copies), recipe, changes)
@@ -145,16 +153,13 @@ def atlas(
         return result
 
 
-def _check(engine: str, address: str | None, image_format: str, **numbers: tuple[int | None, int]) -> None:
-    if engine not in ENGINES:
+def _check(engine: str, address: str | None, image_format: str) -> None:
+    if arguments.text("engine", engine) not in ENGINES:
         raise FvfastError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     if address is not None and engine != "ray":
         raise FvfastError("--address belongs to --engine ray")
-    if image_format not in blobs.FORMATS:
+    if arguments.text("image_format", image_format) not in blobs.FORMATS:
         raise FvfastError(f"unknown image format {image_format!r}; there are {', '.join(blobs.FORMATS)}")
-    for name, (value, least) in numbers.items():
-        if value is not None and not least <= value < 2**31:
-            raise FvfastError(f"{name} must be {least} or more and below 2^31, not {value}")
 
 
 def _place(engine: str, address: str | None) -> Place:

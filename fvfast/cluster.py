@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fvfast.errors import FvfastError
+from fvfast.identity import canonical, feeding
 from fvfast.job import Job
 from fvfast.models import Model
 from fvfast.optimize import crew_size
@@ -35,6 +36,7 @@ class Setting:
     dtype: torch.dtype
     size: int
     view: int
+    fed: str  # what else the model is fed with
 
 
 # One model and one job a worker process, kept from task to task.
@@ -77,7 +79,7 @@ class Cluster:
     def devices(self, device: str | torch.device | None) -> tuple[torch.device, torch.device]:
         try:
             named = None if device is None else torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise FvfastError(f"device {device!r} is unknown; with --engine ray there are cpu and cuda") from error
         gpus = self.ray.cluster_resources().get("GPU", 0)
         if named is None:
@@ -99,7 +101,14 @@ class Cluster:
         model = ray.put(work.job.model)
         job, known = work.job, work.job.model
         setting = Setting(
-            work.weights, known.name, (known.mean, known.std), str(work.device), job.dtype, job.size, job.view
+            work.weights,
+            known.name,
+            (known.mean, known.std),
+            str(work.device),
+            job.dtype,
+            job.size,
+            job.view,
+            canonical(feeding(known)),
         )
         tasks = iter(_tasks(work, work.options.batch or (ON_GPU if on_gpu else ON_CPU)))
         running: list[Any] = []

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvfast import models, photographs, precision, prepare, targets
+from fvfast import arguments, models, photographs, precision, prepare, targets
 from fvfast.dreamsteps import FourierStep, PixelStep, Step
 from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 from fvfast.expressions import Objective
@@ -31,6 +31,7 @@ from fvfast.tiles import Tiled
 SMALLEST = 32  # pixels of the shorter side; below, networks have nothing left to see
 SMALLEST_TILE = 128
 BASES = ("pixel", "fourier")
+MOST_OCTAVES = 1000
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def dream(
     guide: Source | None = None,
     tile: int = 512,
     seed: int = 0,
-    device: str | torch.device | None = None,
-    dtype: str | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     weights: str = "default",
     progress: Callable[[DreamProgress], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -154,6 +155,7 @@ def dream(
     settings = preset_with(
         preset, basis=basis, octaves=octaves, scale=scale, steps=steps, strength=strength, jitter=jitter
     )
+    arguments.callables(progress=progress, stop=stop)
     photograph = large_enough(photo)
     with Dreamer(model, target, settings, guide, tile, seed, device, dtype, weights) as dreamer:
         return dreamer.dream(photograph, progress, stop)
@@ -170,13 +172,13 @@ class Dreamer:
         guide: Source | None = None,
         tile: int = 512,
         seed: int = 0,
-        device: str | torch.device | None = None,
-        dtype: str | None = None,
+        device: str | int | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         weights: str = "default",
     ) -> None:
-        if tile < SMALLEST_TILE:
-            raise FvfastError(f"tile must be {SMALLEST_TILE} px or more, not {tile}")
-        self.settings, self.tile, self.seed = settings, tile, seed
+        self.settings, self.seed = settings, arguments.seed(seed)
+        self.tile = tile = arguments.whole("tile", tile, SMALLEST_TILE, unit=" px")
+        dtype = arguments.dtype_name(dtype)
         loaded = models.load(model, weights)
         where = pick_device(device)
         self.precision = precision.choose(dtype, where, loaded.module)
@@ -365,21 +367,22 @@ def large_enough(photo: Source) -> Photograph:
 
 def preset_with(preset: str | Preset, **changes: float | str | None) -> Preset:
     """A preset with some of its fields (those that are not None) changed. Raises FvfastError."""
-    if isinstance(preset, str):
-        if preset not in PRESETS:
+    if not isinstance(preset, Preset):
+        if arguments.text("preset", preset) not in PRESETS:
             raise FvfastError(
                 f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; there are {', '.join(PRESETS)}"
             )
         preset = PRESETS[preset]
     settings: Preset = replace(preset, **{key: value for key, value in changes.items() if value is not None})
-    if settings.basis not in BASES:
+    if arguments.text("basis", settings.basis) not in BASES:
         raise FvfastError(f"unknown basis {settings.basis!r}; there are {', '.join(BASES)}")
-    for name, least in (("octaves", 1), ("steps", 1), ("jitter", 0)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise FvfastError(f"{name} must be {least} or more, not {value}")
-    if not settings.scale > 1:
-        raise FvfastError(f"scale must be above 1, not {settings.scale}")
-    if not 0 < settings.strength <= 1:
-        raise FvfastError(f"strength must be above 0 and at most 1, not {settings.strength}")
-    return settings
+    exact = {
+        "octaves": arguments.maybe_whole("octaves", settings.octaves, 1, MOST_OCTAVES),
+        "steps": arguments.whole("steps", settings.steps, 1, arguments.MANY),
+        "jitter": arguments.whole("jitter", settings.jitter, 0),
+        "scale": arguments.number("scale", settings.scale, above=1.0, most=1e6),
+    }
+    strength = settings.strength
+    if not arguments.is_number(strength) or not 0 < strength <= 1:
+        raise FvfastError(f"strength must be above 0 and at most 1, not {arguments.shown(strength)}")
+    return replace(settings, strength=float(strength), **exact)

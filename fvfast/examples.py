@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor, nn
 
-from fvfast import blobs, evidence, files, layers, models, photographs, tracing
+from fvfast import arguments, blobs, evidence, files, layers, models, photographs, tracing
 from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
 from fvfast.layers import Layer, Tap
@@ -68,7 +68,7 @@ def find(
     neighbours: int = 8,
     size: int | None = None,
     whole: bool = False,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     weights: str = "default",
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -85,9 +85,13 @@ def find(
     Raises FvfastError for an unknown layer, a folder without images, and sizes that do not fit.
     """
     started = time.perf_counter()
-    if top < 1 or neighbours < 0:
-        raise FvfastError("--top must be 1 or more, --neighbours 0 or more")
-    paths = pictures_in(Path(folder))
+    arguments.callables(progress=progress, stop=stop)
+    top, neighbours = arguments.whole("--top", top, 1), arguments.whole("--neighbours", neighbours, 0)
+    side, whole = arguments.side(size), arguments.flag("whole", whole)
+    size = None if side is None else arguments.whole("size", side, 1)
+    layer, store = arguments.layer_name(layer), arguments.path("store", store)
+    folder = arguments.path("folder", folder)
+    paths = pictures_in(folder)
     loaded, where = models.load(model, weights), pick_device(device)
     module = pristine(loaded.module, where)
     view, known = tracing.input_size(module, size or loaded.size, loaded.size, loaded.name)

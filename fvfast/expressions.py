@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fvfast import spelling
+from fvfast import arguments, spelling
+from fvfast.errors import FvfastError
 from fvfast.layers import Layer
 
 
@@ -98,6 +100,20 @@ class Objective(ABC):
         """How it is written inside another objective's label."""
         return self.label
 
+    def __post_init__(self) -> None:
+        # What is wrong is said at the render, which knows the network: a list of objectives is no place to fail.
+        with contextlib.suppress(FvfastError):
+            self.settle()
+
+    def settle(self) -> None:  # noqa: B027 (most terms are made of nothing that needs it)
+        """Have what it was made of in the types that are computed with. Raises FvfastError."""
+
+    def settled(self) -> Objective:
+        """Itself, if all of its terms are made of what makes sense. Raises FvfastError."""
+        for leaf in self.leaves():
+            leaf.settle()
+        return self
+
     def leaves(self) -> Iterator[Objective]:
         """The terms that this expression is made of."""
         yield self
@@ -163,6 +179,9 @@ class OnLayer(Objective):
 
     layer: str
 
+    def settle(self) -> None:
+        arguments.layer_name(self.layer)
+
     @property
     def compared(self) -> Picture | None:
         """The picture that it compares with, if any."""
@@ -186,6 +205,10 @@ class Written(OnLayer):
     @property
     def nested(self) -> str:
         return self.spelt(spelling.layer(self.layer, nested=True))
+
+
+class NoOperand(FvfastError, TypeError):
+    """What an objective does not combine with: a TypeError to Python's arithmetic, bad input to everybody else."""
 
 
 # Algebra ---------------------------------------------------------------------------------------------------
@@ -245,6 +268,6 @@ class _Binary(Objective):
 def _lift(value: Objective | float) -> Objective:
     if isinstance(value, Objective):
         return value
-    if isinstance(value, (int, float)):
-        return _Number(float(value))
-    raise TypeError(f"an objective combines with objectives and numbers, not with {type(value).__name__}")
+    if arguments.is_number(value):
+        return _Number(arguments.number("what an objective is combined with", value))
+    raise NoOperand(f"an objective combines with objectives and numbers, not with {type(value).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,42 @@ def render_key(spec: dict[str, Any], model: Model, weights: str, **more: Any) ->
         "model": model.name,
         "weights": weights,
         "input": [model.mean, model.std, model.size],
+        **feeding(model),
         **more,
     }
     return hashlib.sha256(canonical(determining).encode()).hexdigest()
+
+
+def feeding(model: Model) -> dict[str, Any]:
+    """What a model's inputs besides the image and its layers' layouts add to a key: nothing where there are none."""
+    found: dict[str, Any] = {}
+    if model.inputs:
+        digest = hashlib.sha256()
+        _add_value(digest, model.inputs)
+        found["inputs"] = digest.hexdigest()
+    if model.layouts:
+        found["layouts"] = dict(model.layouts)
+    return found
+
+
+def _add_value(digest: hashlib._Hash, value: Any) -> None:
+    """Tensors by their content, containers by what is in them, anything else as it is written."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        digest.update(b"tensor ")
+        _add(digest, value)
+    elif isinstance(value, Mapping):
+        digest.update(f"mapping {len(value)}\n".encode())
+        for key in sorted(value, key=repr):
+            digest.update(f"{key!r} ".encode())
+            _add_value(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"sequence {len(value)}\n".encode())
+        for one in value:
+            _add_value(digest, one)
+    else:
+        digest.update(f"{value!r}\n".encode())
 
 
 def canonical(value: Any) -> str:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fvfast import generators, layers, models, photographs, targets, tracing
+from fvfast.asked import Target, chosen
 from fvfast.copies import duplicate
 from fvfast.cppn import Cppn
 from fvfast.errors import FvfastError
@@ -122,20 +123,17 @@ class Job:
             found["start"] = tensor_digest(self.picture(GIVEN))
         return found
 
-    def objectives(self, target: str | Objective | Sequence[str | Objective] | None) -> list[Objective]:
+    def objectives(self, target: Target | Sequence[Target] | None) -> list[Objective]:
         if target is None:
             if self.model.name != models.DEFAULT_MODEL:
                 raise FvfastError(f"name at least one target; `fvfast layers {self.model.name}` lists the layers")
             target = targets.SHOWCASE
-        wanted = [target] if isinstance(target, (str, Objective)) else list(target)
-        if not wanted:
-            raise FvfastError("name at least one target")
         found: list[Objective] = []
-        for one in wanted:
+        for one in chosen(target, self.model.module):
             if isinstance(one, str):
                 found.extend(targets.parse(one, self.layers, self.model))
                 continue
-            for name in sorted(one.layers):
+            for name in sorted(one.settled().layers):
                 layers.find(self.layers, name, self.model.name)
             one.check(self.layers, self.model.name)
             found.append(one)

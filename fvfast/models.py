@@ -12,15 +12,19 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fvfast import arguments, builders, feeding, wrapping
+from fvfast.checkpoints import entry_of
 from fvfast.errors import FvfastError, did_you_mean
+from fvfast.feeding import wants as wants
+from fvfast.fitting import load_file
 
 DEFAULT_MODEL = "efficientnet_lite0"
 
@@ -44,6 +48,8 @@ class Model:
     mean, std: per-channel normalisation of an image in [0, 1].
     size: the square input size in pixels that the network was made for.
     classes: the names of its logits, if known.
+    inputs, layouts: as `load` takes them.
+    notes: sentences about how it was loaded.
     """
 
     name: str
@@ -53,44 +59,70 @@ class Model:
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 224
     classes: tuple[str, ...] | None = None
+    inputs: Mapping[str, Any] | tuple[Any, ...] = field(default=(), compare=False)
+    layouts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def load(
-    model: str | nn.Module | Model = DEFAULT_MODEL,
-    weights: str = "default",
+    model: str | Path | nn.Module | Model = DEFAULT_MODEL,
+    weights: str | Path = "default",
     *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    size: int | None = None,
-    classes: tuple[str, ...] | None = None,
+    mean: Iterable[float] | None = None,
+    std: Iterable[float] | None = None,
+    size: int | Iterable[int] | None = None,
+    classes: Iterable[str] | None = None,
+    inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
+    layouts: Mapping[str, str] | None = None,
 ) -> Model:
     """Load a model by name, or wrap a module.
 
     model: `efficientnet_lite0`, a torchvision classifier's name, `timm:NAME`, `package.module:callable`
-        (called without arguments), or any `nn.Module`.
+        (called without arguments; it gives a module or a `Model`), any `nn.Module`, or a `Model`. What only wraps a
+        network (torch.compile, DataParallel, an average of weights) stays as it is; the network in it is taken.
     weights: "default" (the model's own), "none" (random, from a fixed seed), or a file: safetensors, or a
-        checkpoint that `torch.load(weights_only=True)` reads.
+        checkpoint that `torch.load(weights_only=True)` reads; FILE:ENTRY takes one of several sets of weights in it.
     mean, std, size, classes: override the model's metadata.
+    inputs: what forward takes besides the image: {"text": tensor} by name, or a tuple in the order after it.
+    layouts: {"features.1": "BHWC"}: what the axes of a layer's output are, where their sizes do not tell.
 
-    Raises FvfastError for an unknown name, weights that cannot be had, or a file that does not fit.
+    Raises FvfastError for an unknown name, a network that cannot be rendered with, weights that cannot be had, or a
+    file that does not fit.
     """
-    if isinstance(model, Model):
-        return model
-    if isinstance(model, nn.Module):
-        loaded = Model(type(model).__name__, "given", model, **_metadata(model))
+    if not isinstance(weights, (str, Path)):
+        raise FvfastError(f"weights must be none, default, or the name of a file, not {arguments.shown(weights)}")
+    if isinstance(model, (str, Path)):
+        loaded = _load_named(str(model), str(weights))
+    elif isinstance(model, Model):
+        loaded = model
     else:
-        loaded = _load_named(model, weights)
-    if mean or std or size or classes:
-        loaded = Model(
-            loaded.name,
-            loaded.weights,
-            loaded.module,
-            mean or loaded.mean,
-            std or loaded.std,
-            size or loaded.size,
-            classes or loaded.classes,
-        )
-    return loaded
+        module = wrapping.unwrapped(model)
+        loaded = Model(type(module).__name__, "given", module, **_metadata(module))
+    if not isinstance(model, (str, Path)) and str(weights) != "default":
+        raise FvfastError("weights belong to models that go by name: load them into your module before")
+    return _with(loaded, mean, std, size, classes, inputs, layouts)
+
+
+def _with(loaded: Model, mean: Any, std: Any, size: Any, classes: Any, inputs: Any, layouts: Any) -> Model:
+    """The model with what is said of it otherwise, checked."""
+    module = wrapping.unwrapped(loaded.module)
+    wrapping.check(module)
+    changes: dict[str, Any] = {} if module is loaded.module else {"module": module}
+    if mean is not None:
+        changes["mean"] = arguments.numbers("mean", mean)
+    if std is not None:
+        changes["std"] = arguments.numbers("std", std, above=0.0)
+    if size is not None:
+        changes["size"] = arguments.whole("size", arguments.side(size), 1)
+    if classes is not None:
+        if isinstance(classes, (str, Mapping)) or not all(isinstance(name, str) for name in classes):
+            raise FvfastError(f"classes must be a list of names, not {arguments.shown(classes)}")
+        changes["classes"] = tuple(classes)
+    if inputs is not None:
+        changes["inputs"] = feeding.further_inputs(module, inputs)
+    if layouts is not None:
+        changes["layouts"] = feeding.layouts(module, layouts)
+    return replace(loaded, **changes) if changes else loaded
 
 
 def names() -> list[dict[str, str]]:
@@ -132,15 +164,26 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def _load_named(name: str, weights: str) -> Model:
-    if weights not in ("default", "none") and not Path(weights).is_file():
+    from_file = weights not in ("default", "none")
+    if wrapping.is_checkpoint_name(name):
+        raise FvfastError(
+            f"{name!r} is a file with weights: name the model that they are for, and pass weights={name!r}"
+        )
+    if from_file and not Path(entry_of(weights)[0]).is_file():
         raise FvfastError(f"no weights file {weights!r}: --weights takes none, default, or an existing file")
+    made = _source(name)(name, weights)
+    if not from_file:
+        return made
+    module = wrapping.unwrapped(made.module)
+    return replace(made, module=module, notes=(*made.notes, *load_file(module, weights)))
+
+
+def _source(name: str) -> Callable[[str, str], Model]:
     if name.startswith("timm:"):
-        return _load_timm(name, weights)
+        return _load_timm
     if name.startswith("efficientnet_lite") and name.removeprefix("efficientnet_lite").isdigit():
-        return _load_lite(name, weights)
-    if ":" in name:
-        return _load_callable(name, weights)
-    return _load_torchvision(name, weights)
+        return _load_lite
+    return _load_callable if ":" in name else _load_torchvision
 
 
 def _load_lite(name: str, weights: str) -> Model:
@@ -163,8 +206,6 @@ def _load_lite(name: str, weights: str) -> Model:
             )
         file = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
         module.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
-    elif weights != "none":
-        _load_file(module, weights)
     return Model(name, weights, module, LITE_MEAN, LITE_STD, LITE_SIZES[number], imagenet_classes())
 
 
@@ -185,8 +226,6 @@ def _load_torchvision(name: str, weights: str) -> Model:
         with _seeded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = models.get_model(name, weights=None, **options)
-        if weights != "none":
-            _load_file(module, weights)
     preset = entry.transforms()
     return Model(
         name,
@@ -215,35 +254,21 @@ def _load_timm(name: str, weights: str) -> Model:
     else:
         with _seeded():
             module = timm.create_model(inner, pretrained=False)
-        if weights != "none":
-            _load_file(module, weights)
     return Model(name, weights, module, **_metadata(module))
 
 
 def _load_callable(name: str, weights: str) -> Model:
-    package, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*package.split("."), attribute)):
-        raise FvfastError(f"{name!r} is no model; write package.module:callable")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: one's own file lies in the current folder
-    try:
-        found = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name and (package == error.name or package.startswith(error.name + ".")):
-            raise FvfastError(f"no Python module {package!r} for model {name!r}") from error
-        raise
-    if not hasattr(found, attribute):
-        near = did_you_mean(attribute, [n for n in dir(found) if not n.startswith("_")])
-        raise FvfastError(f"{package} has no {attribute!r}{near}")
-    made = getattr(found, attribute)
-    if not isinstance(made, nn.Module) and not callable(made):
-        raise FvfastError(f"{name} is of type {type(made).__name__}, which makes no torch.nn.Module")
-    with _seeded():
-        module = made if isinstance(made, nn.Module) else made()
-    if not isinstance(module, nn.Module):
-        raise FvfastError(f"{name} gave a {type(module).__name__}, not a torch.nn.Module")
-    if weights not in ("none", "default"):
-        _load_file(module, weights)
+    made = builders.find(name)
+    if not isinstance(made, (nn.Module, Model)):
+        with _seeded():
+            made = builders.make(name, made)
+    elif weights not in ("none", "default"):
+        made = builders.copied(name, made)  # which is the user's own, and takes no weights of ours
+    if isinstance(made, Model):
+        return replace(made, name=name, weights=weights)
+    if not isinstance(made, nn.Module):
+        raise FvfastError(f"{name} gave {wrapping.described(made)}, not a torch.nn.Module{wrapping.cure(made)}")
+    module = wrapping.unwrapped(made)
     return Model(name, weights, module, **_metadata(module))
 
 
@@ -260,42 +285,6 @@ def _metadata(module: nn.Module) -> dict[str, Any]:
         "size": int(config.get("input_size", (3, 224, 224))[-1]),
         "classes": imagenet_classes() if count == 1000 else None,
     }
-
-
-def _load_file(module: nn.Module, file: str) -> None:
-    try:
-        state = _read_state(file)
-        module.load_state_dict(state)
-    except FvfastError:
-        raise
-    except (RuntimeError, ValueError, AttributeError) as error:
-        # load_state_dict lists every key over many lines; the first that is off says enough.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        detail = lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__
-        raise FvfastError(f"the weights in {file} do not fit this model: {detail[:200]}") from error
-
-
-def _read_state(file: str) -> dict[str, Tensor]:
-    if file.endswith(".safetensors"):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise FvfastError(f"{file} is not a readable safetensors file ({error})") from error
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle raises many kinds; whichever it is, the file is not plain weights
-        raise FvfastError(
-            f"{file} is not a plain checkpoint: only tensors are read (weights_only=True); save it as safetensors"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise FvfastError(f"{file} holds no state_dict; save `model.state_dict()` or a safetensors file")
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 @contextlib.contextmanager

@@ -9,14 +9,14 @@ other, mean what algebra says and build new objectives; the operands stay as the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import spelling
+from fvfast import arguments, spelling
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer, Written
 from fvfast.layers import LOGITS, Layer
@@ -27,6 +27,7 @@ from fvfast.seeded import inversion as inversion
 from fvfast.seeded import mixture as mixture
 
 CLASS_TOKEN = "cls"
+WIDEST_BLUR = 100.0  # pixels
 
 # Terms on a layer ------------------------------------------------------------------------------------------
 
@@ -37,6 +38,10 @@ class Channel(Written):
 
     layer: str
     channel: int
+
+    def settle(self) -> None:
+        super().settle()
+        _settle_channel(self)
 
     def value(self, context: Context) -> Tensor:
         return context[self.layer][:, self.channel].mean((-2, -1))  # [B]
@@ -60,6 +65,14 @@ class Neuron(Written):
     y: int | None = None
     x: int | None = None
     token: int | str | None = field(default=None, metadata={"later": True})
+
+    def settle(self) -> None:
+        super().settle()
+        _settle_channel(self)
+        if (self.y is None) != (self.x is None):
+            raise FvfastError("a neuron has both a row y and a column x, or neither for the centre")
+        for name in ("y", "x"):
+            object.__setattr__(self, name, arguments.maybe_whole(name, getattr(self, name), 0))
 
     def value(self, context: Context) -> Tensor:
         maps = context[self.layer]  # [B, C, H, W]
@@ -143,6 +156,11 @@ class Direction(Written):
     vector: Tensor = field(repr=False)  # [C]
     power: float = 0.0
 
+    def settle(self) -> None:
+        super().settle()
+        object.__setattr__(self, "vector", _vector(self.vector))
+        object.__setattr__(self, "power", arguments.number("power", self.power, least=0.0, most=arguments.STEEPEST))
+
     def value(self, context: Context) -> Tensor:
         maps = context[self.layer]  # [B, C, H, W]
         vector = self.vector.to(maps)[None, :, None, None]  # [1, C, 1, 1]
@@ -218,6 +236,9 @@ class Norm(Objective):
     order: int
     middle: float = 0.5
 
+    def settle(self) -> None:
+        object.__setattr__(self, "middle", arguments.number("middle", self.middle))
+
     def value(self, context: Context) -> Tensor:
         return (context.canvas - self.middle).abs().pow(self.order).mean((1, 2, 3))
 
@@ -232,6 +253,9 @@ class Blur(Objective):
 
     sigma: float = 1.0  # pixels
 
+    def settle(self) -> None:
+        object.__setattr__(self, "sigma", arguments.number("sigma", self.sigma, above=0.0, most=WIDEST_BLUR))
+
     def value(self, context: Context) -> Tensor:
         from torchvision.transforms.functional import gaussian_blur
 
@@ -242,6 +266,29 @@ class Blur(Objective):
     @property
     def label(self) -> str:
         return "blur"
+
+
+def _settle_channel(term: Channel | Neuron) -> None:
+    """Have a term its channel as a whole number."""
+    # Which channels there are is for the layer to say (`check_in`).
+    object.__setattr__(term, "channel", arguments.whole("a channel", term.channel, least=-(2**63), most=2**63))
+
+
+def _vector(values: object) -> Tensor:
+    """A direction as float32, [C], cut off from what it was made by."""
+    if isinstance(values, (str, bytes, Mapping)):
+        raise FvfastError(f"a direction is a list of numbers, one a channel, not {arguments.shown(values)}")
+    try:
+        found = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise FvfastError(f"a direction is a list of numbers, one a channel, not {arguments.shown(values)}") from error
+    if found.dim() != 1 or not len(found) or found.is_complex() or found.dtype == torch.bool:
+        kind = str(found.dtype).removeprefix("torch.")
+        raise FvfastError(f"a direction is real numbers [C], one a channel, not {kind} of shape {list(found.shape)}")
+    found = found.detach().float()
+    if not found.is_meta and not found.isfinite().all():
+        raise FvfastError("a direction has finite numbers only, not inf or nan")
+    return found
 
 
 def _check_channel(layer: Layer, channel: int) -> None:
@@ -280,7 +327,7 @@ def logit(index: int) -> Objective:
 
 def direction(layer: str, vector: Tensor | Sequence[float], power: float = 0.0) -> Objective:
     """Mean over positions of dot(activation, vector) * max(0.1, cosine)^power. vector: [C]."""
-    return Direction(layer, torch.as_tensor(vector, dtype=torch.float32), power)
+    return Direction(layer, vector, power)  # pyright: ignore[reportArgumentType] (settled there)
 
 
 def diversity(layer: str) -> Objective:

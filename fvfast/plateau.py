@@ -18,6 +18,8 @@ def reached(history: Tensor, count: Tensor, patience: int, tolerance: float) -> 
     `tolerance` of the whole rise since the first. Means, because every step sees another view. All on the device of
     `history`, with no decision by the host.
     """
+    if len(history) < 3 * patience:  # it will not take so many
+        return history.new_zeros(history.shape[1], dtype=torch.bool)
     window = torch.arange(patience, device=history.device)
     last = (count - patience + window).clamp(min=0)
     earlier = (count - 2 * patience + window).clamp(min=0)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fvfast import magnitudes, models, photographs, precision, recipes
+from fvfast import arguments, magnitudes, models, photographs, precision, recipes
+from fvfast.asked import Target
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective, Picture
 from fvfast.forms import AUTO, NETWORKS
@@ -39,7 +40,7 @@ ALIGNED = 0.75  # what part of their parameter aligned images have in common
 @neutral()
 def render(
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
-    target: str | Objective | Sequence[str | Objective] | None = None,
+    target: Target | Sequence[Target] | None = None,
     *,
     recipe: str | Recipe = "default",
     image: str | Generator | None = None,
@@ -50,8 +51,8 @@ def render(
     copies: int = 1,
     lr: float | None = None,
     batch: int | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     threads: int | None = None,
     network: str = AUTO,
     weights: str = "default",
@@ -71,8 +72,8 @@ def render(
     """Render images that excite parts of a network.
 
     model: what `fvfast.load` takes; never changed. weights: as there.
-    target: a written target ("features.5:3,7", "logits:daisy"), an objective, or a list of these; None for the
-        bundled network's showcase.
+    target: a written target ("features.5:3,7", "logits:daisy"), a pair ("features.5", 3), an objective, a layer of the
+        network itself, or a list of these; None for the bundled network's showcase.
     recipe: a name (default, lucent, torch-dreams, plain, maco) or a Recipe.
     image, size, steps, lr: override the recipe: parameterisation, canvas in pixels, number and length of steps.
         image: "fourier", "pixel", "phase", "pyramid", "cppn", "generator:NAME" (see `fvfast.generators.find`), or a
@@ -102,29 +103,26 @@ def render(
     Raises FvfastError, one sentence, for whatever the caller can mend.
     """
     started = time.perf_counter()
+    arguments.callables(progress=progress, preview=preview, stop=stop, notify=notify)
+    alpha, align = arguments.flag("alpha", alpha), arguments.flag("align", align)
+    dtype = arguments.dtype_name(dtype)
+    known = preset_of(recipe)
+    copies = arguments.whole("copies", copies, 1, arguments.MANY)
+    seed = arguments.seed(seed, copies)
+    batch = arguments.maybe_whole("batch", batch, 1)
+    every = arguments.maybe_whole("every", every, 1)
+    interpolate = arguments.maybe_whole("interpolate", interpolate, 2, arguments.MANY)
+    patience = arguments.maybe_whole("patience", patience, 2)
+    threads = arguments.maybe_whole("threads", threads, 1, arguments.THREADS)
+    frames = 0 if arguments.is_zero(frames) else arguments.whole("frames", frames, 2, arguments.MANY)
+    about, after = arguments.steps_to_keep(snapshots)
+    if image is not None and not isinstance(image, Generator):
+        image = arguments.text("image", image)
+    magnitude = None if magnitude is None else arguments.path("magnitude", magnitude)
     loaded = models.load(model, weights)
     where = pick_device(device)
     chosen = precision.choose(dtype, where, loaded.module)
     check_network(network, where)
-    about, after = (snapshots, ()) if isinstance(snapshots, int) else (None, snapshots)
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("copies", copies, 1),
-        ("batch", batch, 1),
-        ("every", every, 1),
-        ("interpolate", interpolate, 2),
-        ("patience", patience, 2),
-        ("frames", frames or None, 2),
-        ("snapshots", about, 1),
-        ("a snapshot's step", min(after, default=None), 0),
-    ):
-        if value is not None and value < least:
-            raise FvfastError(f"{name} must be {least} or more, not {value}")
-    if seed + copies > 2**63:
-        raise FvfastError(f"seed must be below 2^63, not {seed}")
-    if threads is not None and threads < 1:
-        raise FvfastError(f"threads must be 1 or more, not {threads}")
-    known = recipe if isinstance(recipe, Recipe) else recipes.RECIPES.get(recipe)
     canvas = canvas_size(known, size, loaded)
     try:
         firm = size is not None or bool(known and known.size)
@@ -147,7 +145,7 @@ def render(
         for sentence in chosen.notes:
             session.notify(sentence)
         result = session.render()
-        result.dtype_why, result.notes = chosen.why, [*chosen.notes, *result.notes]
+        result.dtype_why, result.notes = chosen.why, [*loaded.notes, *chosen.notes, *result.notes]
         return result
     except Exception as error:
         if not is_out_of_memory(error):
@@ -157,7 +155,7 @@ def render(
 
 def _plan(
     job: Job,
-    target: str | Objective | Sequence[str | Objective] | None,
+    target: Target | Sequence[Target] | None,
     recipe: str | Recipe,
     magnitude: str | Path | None,
     options: dict[str, Any],
@@ -224,38 +222,56 @@ def _with(job: Job, recipe: Recipe, objective: Objective, options: dict[str, Any
 
 
 def recipe_for(recipe: str | Recipe, objective: Objective, **changes: Any) -> Recipe:
-    if changes["steps"] is not None and changes["steps"] < 1:
-        raise FvfastError(f"steps must be 1 or more, not {changes['steps']}")
-    if changes["lr"] is not None and not changes["lr"] > 0:
-        raise FvfastError(f"lr must be above 0, not {changes['lr']}")
+    changes["steps"], changes["lr"] = check_steps(changes["steps"], changes["lr"])
     if isinstance(recipe, Recipe):
         recipes.check_image(changes["image"] or recipe.image)
         return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     return recipes.choose(recipe, objective, **changes)
 
 
+def preset_of(recipe: str | Recipe) -> Recipe | None:
+    """The recipe that is meant, before anything is changed; None for an unknown name. Raises FvfastError."""
+    if not isinstance(recipe, Recipe):
+        return recipes.RECIPES.get(arguments.text("recipe", recipe))
+    check_steps(recipe.steps, recipe.lr)
+    for name in ("steps", "size", "view"):
+        value = getattr(recipe, name)
+        if value is not None and type(value) is not int:
+            raise FvfastError(f"a recipe's {name} must be a whole number, not {arguments.shown(value)}")
+    return recipe
+
+
+def check_steps(steps: Any, lr: Any) -> tuple[int | None, float | None]:
+    """Number and length of steps as they are computed with; None for the recipe's."""
+    steps = arguments.maybe_whole("steps", steps, 1, arguments.MANY)
+    return steps, None if lr is None else arguments.number("lr", lr, above=0, most=arguments.LONGEST_STEP)
+
+
 def canvas_size(recipe: Recipe | None, size: int | None, model: Model) -> int:
-    chosen = size if size is not None else (recipe.size if recipe else None) or model.size
+    asked = arguments.side(size)
+    chosen = asked if asked is not None else (recipe.size if recipe else None) or model.size
     if not SMALLEST <= chosen <= LARGEST:
-        raise FvfastError(f"size must be {SMALLEST} to {LARGEST} px, not {chosen}")
+        raise FvfastError(f"size must be {SMALLEST} to {LARGEST} px, not {arguments.shown(chosen)}")
     return chosen
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | int | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.is_flag(device) or not isinstance(device, (str, int, torch.device)):
+        raise FvfastError(f"device must be a name such as 'cpu' or 'cuda:0', not {arguments.shown(device)}")
     try:
         found = torch.device(device)
         torch.zeros(1, device=found).item()  # the device "meta" makes tensors that hold nothing
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, OverflowError, ValueError) as error:
         usable = "cpu" + (", cuda" if torch.cuda.is_available() else "")
-        raise FvfastError(f"device {str(device)!r} cannot be used here; there is {usable}") from error
+        raise FvfastError(f"device {arguments.shown(device)} cannot be used here; there is {usable}") from error
     return found
 
 
 def check_network(network: str, device: torch.device) -> None:
     """Raise FvfastError where a network cannot run in the form that is asked for on a device."""
-    if network not in NETWORKS:
+    if arguments.text("network", network) not in NETWORKS:
         raise FvfastError(f"unknown network form {network!r}; there are {', '.join(NETWORKS)}")
     if network != AUTO and device.type != "cuda":
         raise FvfastError(f"--network {network} is for an NVIDIA GPU: leave it out with --device {device.type}")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvfast import photographs, spelling
+from fvfast import arguments, photographs, spelling
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, OnLayer, Picture
 from fvfast.photographs import Source
@@ -177,22 +177,38 @@ def picture(source: Source | Picture) -> Picture:
 
 def caricature(layer: str, image: Source | Picture, power: float = 1.0) -> Objective:
     """Exaggerate what `layer` sees in `image`: the mean dot product of activations, times max(0.1, cosine)^power."""
-    return Caricature(layer, picture(image), power)
+    power = arguments.number("power", power, least=0.0, most=arguments.STEEPEST)
+    return Caricature(arguments.layer_name(layer), picture(image), power)
 
 
 def inversion(layer: str, image: Source | Picture) -> Objective:
     """Match what `layer` sees in `image`: minus the squared distance of activations, relative to the image's own."""
-    return Inversion(layer, picture(image))
+    return Inversion(arguments.layer_name(layer), picture(image))
 
 
 def accentuation(objective: Objective, layer: str, image: Source | Picture, weight: float = 1.0) -> Objective:
     """Start from `image` and raise `objective`, while `layer` stays near to what it sees in the image."""
-    return Accentuation(objective, Nearness(layer, picture(image)), weight)
+    _check_objective(objective)
+    weight = arguments.number("weight", weight)
+    return Accentuation(objective, Nearness(arguments.layer_name(layer), picture(image)), weight)
 
 
 def mixture(*parts: tuple[float, Objective]) -> Objective:
     """A weighted sum: mixture((0.75, a), (0.25, b)) is 0.75 a + 0.25 b, and its label can be read as a target."""
-    return Mixture(parts)
+    for part in parts:
+        if not isinstance(part, tuple) or len(part) != 2:
+            raise FvfastError(f"a mixture is of pairs (weight, objective), not of {arguments.shown(part)}")
+        _check_objective(part[1])
+    if not parts:
+        raise FvfastError("a mixture has one pair (weight, objective) or more")
+    return Mixture(tuple((arguments.number("a weight", weight), part) for weight, part in parts))
+
+
+def _check_objective(objective: object) -> None:
+    if not isinstance(objective, Objective):
+        raise FvfastError(
+            f"an objective is made by fvfast.objectives, such as channel(...), not {arguments.shown(objective)}"
+        )
 
 
 def interpolated(first: Objective, last: Objective, count: int) -> list[Objective]:

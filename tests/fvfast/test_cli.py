@@ -209,7 +209,7 @@ def test_from_with_something_changed(cli):
         (["sketch_nets:tiny", "deep:1", "--network", "fast"], "unknown network form 'fast'; there are auto, modules"),
         (["sketch_nets:tiny", "deep:1", "--network", "tuned", "--device", "cpu"], "--network tuned is for an NVIDIA"),
         (["sketch_nets:tiny", "deep:1", "--steps", "0"], "steps must be 1 or more, not 0"),
-        (["sketch_nets:tiny", "deep:1", "--steps", "10000000000000"], "memory ran out"),
+        (["sketch_nets:tiny", "deep:1", "--steps", "10000000000000"], "steps must be at most 1000000"),
         (["sketch_nets:tiny", "deep:1", "--lr", "-1"], "lr must be above 0, not -1.0"),
         (["sketch_nets:tiny", "deep:1", "--batch", "0"], "batch must be 1 or more, not 0"),
         (["sketch_nets:tiny", "deep:1", "--every", "0"], "every must be 1 or more, not 0"),
