@@ -172,8 +172,8 @@ def _look(
     stopped: Callable[[], bool],
 ) -> Vectors:
     """The activations of the images, and what the network makes of each."""
-    module = pristine(loaded.module, device)
-    view, known = tracing.input_size(module, loaded.size, loaded.size, loaded.name)
+    module = pristine(loaded.module, device, loaded.inputs)
+    view, known = tracing.input_size(module, loaded.size, loaded.size, loaded.name, layouts=loaded.layouts)
     described = layers.find(known, layer, loaded.name)
     names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
     settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}

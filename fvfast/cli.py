@@ -21,6 +21,7 @@ from fvfast.cli_atlas import Network, atlas, examples
 from fvfast.cli_classics import dream, magnitude
 from fvfast.cli_dashboard import dashboard
 from fvfast.cli_json import Json, json_alone, tell, to_the_end
+from fvfast.cli_layouts import Layout, laid_out
 from fvfast.cli_look import doctor, layers, models
 from fvfast.cli_quality import quality
 from fvfast.cli_speed import speed
@@ -30,6 +31,7 @@ from fvfast.screen import Screen
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fvfast.models import Model
     from fvfast.result import Render
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -131,6 +133,7 @@ def render(
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
     network: Network = "auto",
     weights: Weights = "default",
+    layout: Layout = None,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("renders"),
     every: Annotated[int | None, typer.Option(help="Also keep a snapshot every so many steps.")] = None,
     snapshots: Annotated[
@@ -169,9 +172,13 @@ def render(
         "dtype": dtype,
     }
     options |= {"recipe": recipe, "weights": weights}
+    laid: str | Model | None = None
     imported = _since_start()
     loading = time.perf_counter()
     loaded, target, options = again(source, model, target, options) if source else (None, target, options)
+    if layout:
+        words = options.pop("weights", "default")
+        laid, options["weights"] = laid_out(loaded or model or "efficientnet_lite0", words, layout)
     loading = time.perf_counter() - loading
     files.writable(out)
     if video is not None:
@@ -182,7 +189,7 @@ def render(
         kept = stack.enter_context(Store(store, write=True)) if store else None
         screen = stack.enter_context(Screen(quiet=as_json))
         result = run(
-            loaded or model or "efficientnet_lite0",
+            laid or loaded or model or "efficientnet_lite0",
             target or None,
             copies=copies,
             batch=batch,

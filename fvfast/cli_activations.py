@@ -10,6 +10,7 @@ import typer
 
 from fvfast.cli_atlas import BAD_INPUT, INTERRUPTED, Board, Weights
 from fvfast.cli_json import Json, tell
+from fvfast.cli_layouts import Layout, laid_out
 
 
 def activation_atlas(
@@ -32,14 +33,16 @@ def activation_atlas(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     weights: Weights = "default",
+    layout: Layout = None,
     as_json: Json = False,
 ) -> None:
     """Map a layer's activations over your own images, and render each cell of the map. The same command goes on."""
     from fvfast.activation_atlases import activation_atlas as run
 
+    laid, weights = laid_out(model, weights, layout)
     with Board(quiet=as_json, unit="images") as board:
         atlas = run(
-            model,
+            laid,
             layer,
             folder,
             out=out,

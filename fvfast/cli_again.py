@@ -64,7 +64,8 @@ def _seeing(model: Model, spec: dict[str, Any]) -> Model:
     if "input" not in spec:
         return model
     mean, std, size = (spec["input"][key] for key in ("mean", "std", "size"))
-    return replace(model, mean=tuple(mean), std=tuple(std), size=size)
+    layouts = spec["input"].get("layouts", {})
+    return replace(model, mean=tuple(mean), std=tuple(std), size=size, layouts={**model.layouts, **layouts})
 
 
 def _named(source: Path, spec: dict[str, Any], name: str, weights: str) -> Model:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast.cli_json import Json, tell
+from fvfast.cli_layouts import Layout
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
@@ -49,6 +50,7 @@ def atlas(
     threads: Annotated[int | None, typer.Option(help="Processors for each image on a CPU.")] = None,
     network: Network = "auto",
     weights: Weights = "default",
+    layout: Layout = None,
     image_format: Annotated[str, typer.Option("--format", help="Of the images: png or webp, both lossless.")] = "png",
     as_json: Json = False,
 ) -> None:
@@ -57,9 +59,10 @@ def atlas(
 
     if batch != "auto" and not batch.isdecimal():
         raise FvfastError(f"--batch takes a number or auto, not {batch!r}")
+    laid, weights = laid_out(model, weights, layout)
     with Board(quiet=as_json) as board:
         result = run(
-            model,
+            laid,
             layer or [],
             channels=channels,
             everything=everything,
@@ -205,14 +208,16 @@ def examples(
     whole: Annotated[bool, typer.Option("--whole", help="Keep whole images, not the part that excites.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     weights: Weights = "default",
+    layout: Layout = None,
     as_json: Json = False,
 ) -> None:
     """Find which of your own images, and where in them, excite each channel of a layer; kept in the store."""
     from fvfast.examples import find
 
+    laid, weights = laid_out(model, weights, layout)
     with Board(quiet=as_json, unit="images") as board:
         found = find(
-            model,
+            laid,
             layer,
             folder,
             store=store,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast.cli_json import Json, tell
+from fvfast.cli_layouts import Layout, laid_out
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 
@@ -51,6 +52,7 @@ def dream(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     weights: Annotated[str, typer.Option(help="none (random), default, or a FILE.")] = "default",
+    layout: Layout = None,
     as_json: Json = False,
 ) -> None:
     """DeepDream: change a photograph towards what a network sees in it."""
@@ -80,8 +82,9 @@ def dream(
             _writable(path, image)
     if zoom is not None:
         video.check(zoom)
+    network, weights = laid_out(model, weights, layout)
     with (
-        Dreamer(model, target, settings, guide, tile, seed, device, dtype, weights) as dreamer,
+        Dreamer(network, target, settings, guide, tile, seed, device, dtype, weights) as dreamer,
         Screen(quiet=as_json, unit="octaves" if moving is None else "frames") as screen,
     ):
         for sentence in dreamer.precision.notes:

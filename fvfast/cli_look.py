@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fvfast.cli_json import Json, tell
+from fvfast.cli_layouts import Layout, laid_out
 from fvfast.errors import FvfastError
 from fvfast.tables import print_columns
 
@@ -17,6 +18,7 @@ def layers(
     model: Annotated[str, typer.Argument(help="As for `render`.")] = "efficientnet_lite0",
     size: Annotated[int | None, typer.Option(help="Input size in px (default: the network's own).")] = None,
     weights: Weights = "none",
+    layout: Layout = None,
     as_json: Json = False,
 ) -> None:
     """List what a target may name: every layer's name, kind, channels and size, in the order of the forward pass."""
@@ -26,11 +28,12 @@ def layers(
     from fvfast.pristine import pristine
     from fvfast.tracing import input_size
 
-    loaded = load(model, weights)
+    loaded = load(*laid_out(model, weights, layout))
     chosen = loaded.size if size is None else size
     if chosen < 1:
         raise FvfastError(f"size must be 1 or more, not {chosen}")
-    seen, found = input_size(pristine(loaded.module, torch.device("cpu")), chosen, loaded.size, loaded.name)
+    module = pristine(loaded.module, torch.device("cpu"), loaded.inputs)
+    seen, found = input_size(module, chosen, loaded.size, loaded.name, layouts=loaded.layouts)
     if as_json:
         rows = [
             {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}

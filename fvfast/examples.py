@@ -93,8 +93,8 @@ def find(
     folder = arguments.path("folder", folder)
     paths = pictures_in(folder)
     loaded, where = models.load(model, weights), pick_device(device)
-    module = pristine(loaded.module, where)
-    view, known = tracing.input_size(module, size or loaded.size, loaded.size, loaded.name)
+    module = pristine(loaded.module, where, loaded.inputs)
+    view, known = tracing.input_size(module, size or loaded.size, loaded.size, loaded.name, layouts=loaded.layouts)
     described = layers.find(known, layer, loaded.name)
     found = Found(channels=described.channels)
     with Store(store, write=True) as kept, Tap(module, known, [layer]) as tap:

@@ -93,7 +93,8 @@ def _input(render: Render) -> dict[str, Any]:
     network = render.network
     if network is None:
         return {}
-    return {"input": {"mean": list(network.mean), "std": list(network.std), "size": network.size}}
+    layouts = {"layouts": dict(network.layouts)} if network.layouts else {}
+    return {"input": {"mean": list(network.mean), "std": list(network.std), "size": network.size, **layouts}}
 
 
 def file_names(targets: Sequence[str], seeds: Sequence[int], model: str) -> list[str]:

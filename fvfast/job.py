@@ -54,8 +54,10 @@ class Job:
         firm: whether the user has asked for that canvas; otherwise it is as large as what the network sees.
         """
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
-        self.module = pristine(model.module, device)
-        self.view, self.layers = tracing.input_size(self.module, view or size, model.size, model.name)
+        self.module = pristine(model.module, device, model.inputs)
+        self.view, self.layers = tracing.input_size(
+            self.module, view or size, model.size, model.name, layouts=model.layouts
+        )
         if not firm and view is None:
             self.size = self.view
         self.generators: dict[str, Generator] = {}

@@ -154,7 +154,7 @@ class SecondNetwork:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
-        self.module = pristine(model.module, device)
+        self.module = pristine(model.module, device, model.inputs)
         self.device = device
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (model.mean, model.std))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast import axes, outside
+from fvfast import axes, feeding, outside
 from fvfast.axes import Seen
 from fvfast.copies import duplicate, strays
 from fvfast.distances import distance
@@ -275,6 +275,12 @@ def input_size(
     refusal = _refusal(module, size, inputs)
     if refusal is None:
         return size, trace(module, size, inputs, layouts)
+    more = feeding.wants(module)
+    if isinstance(refusal, TypeError) and any(one in str(refusal) for one in more):
+        given = ", ".join(f'"{one}": ...' for one in more)
+        raise FvfastError(
+            f"{name} wants more than an image: give it {' and '.join(more)} with fvfast.load(model, inputs={{{given}}})"
+        ) from refusal
     fits = _fitting(module, size, native, inputs, refusal)
     if fits is None:
         raise FvfastError(f"{name} fails on an image of {inputs} channels and {size} px: {told(refusal)}") from refusal
