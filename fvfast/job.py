@@ -40,7 +40,7 @@ class Job:
         """size: of the canvas; view: of what the network sees, by default the canvas's or the network's only size."""
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
         self.module = prepare.pristine(model.module, device)
-        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name)
+        self.view, self.layers = layers.input_size(self.module, view or size, model.size, model.name, model.channels)
         self.generators: dict[str, Generator] = {}
         self.pictures: dict[str, Tensor] = {}
         self.recordings = Recordings()  # what a render on a GPU leaves for the next, if it is meant to
@@ -49,6 +49,7 @@ class Job:
         """The parameterisation that a recipe's `image` names."""
         if not image.startswith(PREFIX):
             return PARAMETERISATIONS[image]
+        self.model.need_colours(f"--image {image}")
         if image not in self.generators:
             self.bring(image, generators.find(image.removeprefix(PREFIX)))
         return self.generators[image]
@@ -58,12 +59,16 @@ class Job:
         self.generators[image] = generator.on(self.device)
 
     def picture(self, start: str) -> Tensor:
-        """The picture that a recipe's `start` names, on a square canvas, [3, H, W]."""
+        """The picture that a recipe's `start` names, on a square canvas, [C, H, W]."""
         if start not in self.pictures:
             if start == GIVEN:
                 raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
-            self.pictures[start] = square(photographs.read(start).image, self.size)
+            self.pictures[start] = self.fitted(photographs.read(start).image)
         return self.pictures[start]
+
+    def fitted(self, picture: Tensor) -> Tensor:
+        """A picture [c, h, w] with the network's channels and the canvas's size, [C, H, W]. Raises FvfastError."""
+        return square(photographs.with_channels(picture, self.model.channels), self.size)
 
     def handed(self, recipe: Recipe) -> dict[str, str]:
         """Digests of what determines a render and is only named by its recipe, by what that is: for its key.
@@ -99,7 +104,7 @@ class Job:
 
     @torch.no_grad()
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
-        """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
+        """The objective of a canvas [B, C, H, W] as the unmodified network sees it, in float32, [B]."""
         mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
 
         def look(pictures: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -109,7 +114,7 @@ class Job:
             return tap(seen, names)
 
         def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
-            pixels = square(picture.pixels, self.size).to(canvas.device)
+            pixels = self.fitted(picture.pixels).to(canvas.device)
             return look(pixels[None], [layer])[layer].expand(stop - start, -1, -1, -1)
 
         activations = look(canvas, sorted(objective.layers)) if objective.layers else {}

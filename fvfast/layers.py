@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fvfast.channels import counted, taken
 from fvfast.errors import FvfastError, did_you_mean, is_out_of_memory
 
 LOGITS = "logits"
@@ -112,34 +113,43 @@ def watched(
             handle.remove()
 
 
-def input_size(module: nn.Module, size: int, native: int, name: str) -> tuple[int, dict[str, Layer]]:
+def input_size(module: nn.Module, size: int, native: int, name: str, inputs: int = 3) -> tuple[int, dict[str, Layer]]:
     """The size of view that suits a canvas of `size` pixels, and the layers at that size.
 
     That is the canvas's own size, except where the network takes only one (a vision transformer): then it is that
-    one, and views are zoomed. Raises FvfastError where the network cannot take images so small.
+    one, and views are zoomed. inputs: the image's channels. Raises FvfastError where the network cannot take images so
+    small, or of so many channels.
     """
     try:
-        return size, trace(module, size)
+        return size, trace(module, size, inputs)
     except Exception as error:  # networks refuse sizes with every kind of exception
         if is_out_of_memory(error):
             raise
         refusal = error
     try:
-        layers = trace(module, native)
+        layers = trace(module, native, inputs)
     except Exception:
+        found = taken(module, native)
+        if found not in (inputs, None):
+            raise FvfastError(
+                f"{name} takes images of {counted(found)}, and its mean and std are for {inputs}: load it with "
+                f"fvfast.load(..., mean=..., std=...) of {found} numbers each, or one"
+            ) from refusal
         raise refusal from None  # it fails at its own size too: a bug, which keeps its traceback
     try:
-        trace(module, native + 64)
+        trace(module, native + 64, inputs)
     except Exception:
         return native, layers
     larger = range(size // 8 * 8 + 8, native, 8)
-    fitting = next((s for s in (*larger, max(native, size // 32 * 32)) if s != size and _takes(module, s)), native)
+    fitting = next(
+        (s for s in (*larger, max(native, size // 32 * 32)) if s != size and _takes(module, s, inputs)), native
+    )
     raise FvfastError(f"{name} cannot take images of {size} px; use --size {fitting}") from refusal
 
 
-def _takes(module: nn.Module, size: int) -> bool:
+def _takes(module: nn.Module, size: int, inputs: int) -> bool:
     try:
-        trace(module, size)
+        trace(module, size, inputs)
     except Exception:
         return False
     return True
@@ -223,7 +233,7 @@ class Tap:
     def __call__(self, image: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the layers `names` (default all), each [B, C, H, W] as `Layer.standard` lays out.
 
-        image: [B, 3, H, W], normalised.
+        image: [B, C, H, W], normalised.
         """
         wanted = list(self.layers) if names is None else list(names)
         self._run.left = {name: self.layers[name].calls for name in wanted}

@@ -12,14 +12,15 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fvfast.channels import COLOURS, NEUTRAL_MEAN, NEUTRAL_STD, counted, numbers, taken
 from fvfast.errors import FvfastError, did_you_mean
 
 DEFAULT_MODEL = "efficientnet_lite0"
@@ -41,9 +42,10 @@ class Model:
 
     name, weights: the words that load it again (`weights` is "default", "none" or a file).
     module: the network itself; fvfast never changes it.
-    mean, std: per-channel normalisation of an image in [0, 1].
+    mean, std: normalisation of an image in [0, 1], one number for each of its channels.
     size: the square input size in pixels that the network was made for.
     classes: the names of its logits, if known.
+    assumed: whether nobody gave mean and std, and nothing is known of what the network was trained on.
     """
 
     name: str
@@ -53,14 +55,27 @@ class Model:
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 224
     classes: tuple[str, ...] | None = None
+    assumed: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's images have."""
+        return len(self.mean)
+
+    def need_colours(self, what: str) -> None:
+        """Raise FvfastError where the network's images are not of three colours, which something is made for."""
+        if self.channels != COLOURS:
+            raise FvfastError(
+                f"{what} is made for images of three colours, and those of {self.name} have {counted(self.channels)}"
+            )
 
 
 def load(
     model: str | nn.Module | Model = DEFAULT_MODEL,
     weights: str = "default",
     *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     size: int | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Model:
@@ -70,27 +85,56 @@ def load(
         (called without arguments), or any `nn.Module`.
     weights: "default" (the model's own), "none" (random, from a fixed seed), or a file: safetensors, or a
         checkpoint that `torch.load(weights_only=True)` reads.
-    mean, std, size, classes: override the model's metadata.
+    mean, std: override the model's metadata: a number for each channel of an image, or one for all. Their count says
+        how many channels an image has; where neither is given, the network's first layer does. For other networks than
+        those of three channels of which nothing is known, they are 0.5 and 0.25.
+    size, classes: override the model's metadata.
 
     Raises FvfastError for an unknown name, weights that cannot be had, or a file that does not fit.
     """
-    if isinstance(model, Model):
+    if isinstance(model, Model) and mean is std is size is classes is None:
         return model
-    if isinstance(model, nn.Module):
+    if isinstance(model, Model):
+        loaded = model
+    elif isinstance(model, nn.Module):
         loaded = Model(type(model).__name__, "given", model, **_metadata(model))
     else:
         loaded = _load_named(model, weights)
-    if mean or std or size or classes:
-        loaded = Model(
-            loaded.name,
-            loaded.weights,
-            loaded.module,
-            mean or loaded.mean,
-            std or loaded.std,
-            size or loaded.size,
-            classes or loaded.classes,
+    if size or classes:
+        loaded = replace(loaded, size=size or loaded.size, classes=classes or loaded.classes)
+    return _normalised(loaded, mean, std)
+
+
+def _normalised(model: Model, mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Model:
+    """The model with as many means and deviations as its images have channels. Raises FvfastError."""
+    given = {name: numbers(name, value) for name, value in (("mean", mean), ("std", std)) if value is not None}
+    counts = {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
+    if len(set(counts.values())) > 1:
+        raise FvfastError(
+            f"mean has {counts['mean']} numbers and std {counts['std']}: give both one for each channel of an image"
         )
-    return loaded
+    channels = next(iter(counts.values()), None) or _channels(model)
+    known = model.channels == channels and not model.assumed
+    usual = {"mean": model.mean, "std": model.std} if known else {"mean": NEUTRAL_MEAN, "std": NEUTRAL_STD}
+    found: dict[str, tuple[float, ...]] = {}
+    for name, value in (usual | given).items():
+        found[name] = value if isinstance(value, tuple) else (value,) * channels
+    return replace(model, **found, assumed=not known and len(given) < len(found))
+
+
+def _channels(model: Model) -> int:
+    """How many channels a network's images have, if nobody says so: as its first layer has it, or its metadata."""
+    first = next((child for child in model.module.modules() if isinstance(child, nn.Conv2d)), None)
+    # As nearly all have it; the others are run once, since what is registered first need not run first.
+    if first is not None and first.in_channels == model.channels:
+        return model.channels
+    from fvfast.prepare import pristine
+
+    try:
+        module = pristine(model.module, torch.device("cpu"))
+    except Exception:  # what cannot be copied cannot be rendered either, which is said where that is tried
+        return model.channels
+    return taken(module, model.size) or model.channels
 
 
 def names() -> list[dict[str, str]]:

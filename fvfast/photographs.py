@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor
 
-from fvfast import files
+from fvfast import files, planes
+from fvfast.channels import counted
 from fvfast.errors import FvfastError
 
 # How each format is written: as good as it gets without growing out of proportion.
@@ -26,6 +27,8 @@ SAVING: dict[str, dict[str, object]] = {
     "GIF": {},
 }
 OPAQUE = ("JPEG", "BMP")  # what holds no transparency
+# ITU-R BT.601 luma
+LUMA = torch.tensor([0.299, 0.587, 0.114])
 WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
 
 
@@ -33,7 +36,8 @@ WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
 class Photograph:
     """A picture and what its file says of it.
 
-    image: [3, H, W] float32 in 0..1, upright. alpha: "L", or None where it is opaque throughout.
+    image: [3, H, W] float32 in 0..1, upright; of a TIFF that a render was written to, [C, H, W].
+    alpha: "L", or None where it is opaque throughout.
     format: Pillow's name of the file's format. exif: without its orientation, which is in the pixels now.
     profile: the colour profile, if it belongs to RGB values.
     """
@@ -61,6 +65,9 @@ def read(path: str | Path) -> Photograph:
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF, which are no fault here
             with PIL.Image.open(path) as file:
                 file.load()
+                channels = planes.read(file)
+                if channels is not None:
+                    return Photograph(channels, format="TIFF")
                 kind = file.format or "PNG"
                 upright = ImageOps.exif_transpose(file)
             return _photograph(upright, kind)
@@ -101,8 +108,25 @@ def to_tensor(picture: PIL.Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
 
 
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """A picture [c, H, W] with as many channels as a network's images, [C, H, W]. Raises FvfastError.
+
+    Colours become their luminance where the network takes one channel, and grey all three where it takes three.
+    """
+    if len(image) == channels:
+        return image
+    if (len(image), channels) == (3, 1):
+        return torch.einsum("c,chw->hw", LUMA.to(image), image)[None]
+    if (len(image), channels) == (1, 3):
+        return image.expand(3, -1, -1)
+    raise FvfastError(
+        f"the picture has {counted(len(image))}, and this network's images have {channels}: give a picture of "
+        f"{counted(channels)}"
+    )
+
+
 def square(image: Tensor, size: int) -> Tensor:
-    """The middle of a picture [3, H, W] as a square of `size` pixels, [3, size, size]."""
+    """The middle of a picture [C, H, W] as a square of `size` pixels, [C, size, size]."""
     height, width = image.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

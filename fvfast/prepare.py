@@ -45,8 +45,9 @@ class Fast:
         wanted: Collection[str],
         unfit: frozenset[str],
         channels: int = 3,
+        inputs: int = 3,
     ) -> None:
-        self.unfit, self.channels = unfit, channels
+        self.unfit, self.channels, self.inputs = unfit, channels, inputs
         self.folded = Tap(folded, layers, wanted)
         self.plain = Tap(plain, layers, wanted) if unfit else None
         self.layers = self.folded.layers
@@ -58,7 +59,7 @@ class Fast:
     def __call__(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the layers `names` (default all), each [B, C, H, W].
 
-        image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
+        image: [B, C, H, W], normalised; where `channels` is one more than `inputs`, with zeros in the last.
         """
         wanted = list(self.layers if names is None else names)
         replaced = self.replaced(image, wanted) if image.is_cuda else self.lowered(image, wanted)
@@ -68,7 +69,7 @@ class Fast:
         return found
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
-        """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
+        """Lower the network now, not at the first call: for images of a shape, [B, C, H, W], and layers."""
         wanted = sorted(names)
         if next(self.tap(wanted).module.parameters(), torch.zeros(())).device.type == "cpu":
             self.lowered(torch.empty(shape, dtype=dtype), wanted)
@@ -176,7 +177,7 @@ def prepare(
     if wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size):
         channels = 4
     folded, plain = (_laid_out(network).requires_grad_(False).to(dtype=dtype) for network in (folded, plain))
-    return Fast(folded, plain, layers, wanted, unfit, channels)
+    return Fast(folded, plain, layers, wanted, unfit, channels, inputs)
 
 
 def _laid_out(module: nn.Module) -> nn.Module:

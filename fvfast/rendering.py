@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast import magnitudes, models, photographs, recipes
+from fvfast import magnitudes, models, recipes
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective
 from fvfast.forms import AUTO, NETWORKS
@@ -84,7 +84,7 @@ def render(
     threads: processors for each image on a CPU.
     network: on a GPU, the network's form: "modules", "tuned", "recorded" or "compiled" (docs/performance.md); "auto"
         measures and remembers which is fastest, so that last bits may differ between machines. `Render.form` says.
-    start: a picture to start from instead of noise: a file, or [3, H, W] in 0..1; its middle square is taken.
+    start: a picture to start from instead of noise: a file, or [C, H, W] in 0..1; its middle square is taken.
     alpha: learn an opacity too (phases have one anyway). align: let all images of this call have a component in common.
     interpolate: make so many images on the way from each target to the next, both ends included.
     patience: stop an image once its last so many steps brought less than 2 % of its rise (`fvfast.plateau`).
@@ -128,7 +128,7 @@ def render(
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)
         if isinstance(start, Tensor):
-            job.pictures[GIVEN], start = photographs.square(picture(start).pixels, canvas), GIVEN
+            job.pictures[GIVEN], start = job.fitted(picture(start).pixels), GIVEN
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         more = {"start": None if start is None else str(start), "patience": patience}
         more |= {"alpha": float(alpha) or None, "shared": ALIGNED if align else None}
@@ -160,6 +160,9 @@ def _plan(
     objectives = job.objectives(target)
     if interpolate:
         objectives = _between(objectives, interpolate)
+    for objective in objectives:
+        for compared in objective.pictures():
+            job.fitted(compared.pixels)  # what is wrong with it is said before any work is done
     chosen = [recipe_for(recipe, objective, **changes) for objective in objectives]
     chosen = [_with(job, one, objective, options) for one, objective in zip(chosen, objectives, strict=True)]
     if any(r.shared for r in chosen) and len({shared_settings(r) for r in chosen}) > 1:
@@ -195,7 +198,7 @@ def _with(job: Job, recipe: Recipe, objective: Objective, options: dict[str, Any
     if recipe.image == "phase":  # which has an opacity of its own
         options = {key: value for key, value in options.items() if key != "alpha"}
     if objective.start is not None and "start" not in options and recipe.start is None:
-        job.pictures[objective.start.name] = photographs.square(objective.start.pixels, job.size)
+        job.pictures[objective.start.name] = job.fitted(objective.start.pixels)
         options = {**options, "start": objective.start.name}
     recipe = dataclasses.replace(recipe, **options)
     if recipe.image.startswith(PREFIX):

@@ -149,13 +149,13 @@ class Mixture(Objective):
 
 
 def picture(source: str | Path | Tensor | Picture) -> Picture:
-    """A picture from a file, or from pixels [3, H, W] in 0..1. Raises FvfastError."""
+    """A picture from a file, or from pixels [C, H, W] in 0..1. Raises FvfastError."""
     if isinstance(source, Picture):
         return source
     if not isinstance(source, Tensor):
         return Picture(str(source), photographs.read(source).image)
-    if source.dim() != 3 or len(source) != 3 or not source.is_floating_point():
-        raise FvfastError(f"a picture must be [3, H, W] in 0..1, not {list(source.shape)} of {source.dtype}")
+    if source.dim() != 3 or not source.is_floating_point():
+        raise FvfastError(f"a picture must be [C, H, W] in 0..1, not {list(source.shape)} of {source.dtype}")
     return Picture(GIVEN, source.detach().float().cpu().clamp(0, 1))
 
 
