@@ -107,6 +107,7 @@ def activation_atlas(
     _check(grid, least, reduce, power)
     paths = pictures_in(folder)
     loaded = models.load(model, weights)
+    loaded.need_colours("a folder of pictures", or_grey=True)
     size = canvas_size(None, size, loaded)
     files.writable(target, make=True)
     atlas = ActivationAtlas(target / "atlas.png", target / "atlas.json")
@@ -159,7 +160,7 @@ def _look(
 ) -> Vectors:
     """The activations of the images, and what the network makes of each."""
     module = pristine(loaded.module, device)
-    view, known = layers.input_size(module, loaded.size, loaded.size, loaded.name)
+    view, known = layers.input_size(module, loaded.size, loaded.size, loaded.name, loaded.channels)
     described = layers.find(known, layer, loaded.name)
     names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
     settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}

@@ -22,6 +22,7 @@ from fvfast.places import Here, Place, Work
 from fvfast.plans import ImagePlan
 from fvfast.producing import Options, key_of
 from fvfast.recipes import RECIPES, Recipe
+from fvfast.result import assumption
 from fvfast.selection import features
 from fvfast.store import DEFAULT, Store
 
@@ -119,6 +120,8 @@ def atlas(
     _check(engine, address, image_format, seed=(seed, 0), copies=(copies, 1), batch=(batch, 1), threads=(threads, 1))
     with _place(engine, address) as place:
         loaded = models.load(model, weights)
+        if loaded.assumed:
+            (notify or _silent)(assumption(loaded))
         preset = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
         canvas = rendering.canvas_size(preset, size, loaded)
         here, there = place.devices(device)

@@ -31,7 +31,8 @@ def layers(
     chosen = loaded.size if size is None else size
     if chosen < 1:
         raise FvfastError(f"size must be 1 or more, not {chosen}")
-    seen, found = input_size(pristine(loaded.module, torch.device("cpu")), chosen, loaded.size, loaded.name)
+    module = pristine(loaded.module, torch.device("cpu"))
+    seen, found = input_size(module, chosen, loaded.size, loaded.name, loaded.channels)
     if as_json:
         rows = [
             {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}

@@ -173,6 +173,7 @@ class Dreamer:
             raise FvfastError(f"tile must be {SMALLEST_TILE} px or more, not {tile}")
         self.settings, self.tile, self.seed = settings, tile, seed
         loaded = models.load(model, weights)
+        loaded.need_colours("a dream")
         where = pick_device(device)
         self.job = Job(loaded, where, pick_dtype(dtype, where), loaded.size + 32, None)
         if self.job.view != loaded.size + 32:
@@ -350,6 +351,7 @@ def _photograph(photo: str | Path | Tensor | Photograph) -> Photograph:
             raise FvfastError(f"a picture must be a floating-point tensor [3, H, W], not {list(photo.shape)}")
         photo = Photograph(photo.detach().float().clamp(0, 1))
     found = photo if isinstance(photo, Photograph) else photographs.read(photo)
+    found = found.with_image(photographs.with_channels(found.image, 3))
     height, width = found.image.shape[-2:]
     if min(height, width) < SMALLEST:
         raise FvfastError(f"a picture must be {SMALLEST} px or more on each side, not {width}x{height}")

@@ -106,7 +106,7 @@ def _write(image: Tensor, path: Path, spec: dict[str, Any], opacity: PIL.Image.I
         return whole_path
     whole_path = path.parent / f"{path.name}{planes.SUFFIX}"
     with whole(whole_path) as file:
-        planes.write(image, file, text_of(spec), SOFTWARE, opacity)
+        file.write(planes.encode(image, text_of(spec), SOFTWARE, opacity))
     return whole_path
 
 

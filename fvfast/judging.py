@@ -43,6 +43,7 @@ class Judge:
         self, model: Model, device: torch.device, size: int, view: int | None, objectives: Sequence[Objective]
     ) -> None:
         """size: of the images, in pixels; view: of what the network sees of them; None for the same."""
+        model.need_colours("quality")
         self.job = Job(model, device, torch.float32, size, view)
         self.layers = self.job.layers
         self.middle = self._middle()
@@ -134,6 +135,7 @@ class SecondNetwork:
     """Another classifier, which had no part in a render: does it see the class too?"""
 
     def __init__(self, model: Model, device: torch.device) -> None:
+        model.need_colours("a second network")
         self.model = model
         self.module = prepare.pristine(model.module, device)
         self.device = device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 from typing import Any
 
 import fvfast
@@ -53,9 +52,8 @@ def pack(render: Render, row: int, model: Model, weights: str, image_format: str
     if planes.colours(len(image)):
         data = blobs.encode(picture, image_format, spec)
     else:
-        image_format, buffer = planes.SUFFIX[1:], io.BytesIO()
-        planes.write(image, buffer, files.text_of(spec), files.SOFTWARE)
-        data = buffer.getvalue()
+        image_format = planes.SUFFIX[1:]
+        data = planes.encode(image, files.text_of(spec), files.SOFTWARE)
     small = blobs.thumbnail(picture)
     entry = Entry(
         key=key_of(render, row, model, weights),

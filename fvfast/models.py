@@ -62,12 +62,14 @@ class Model:
         """How many channels the network's images have."""
         return len(self.mean)
 
-    def need_colours(self, what: str) -> None:
-        """Raise FvfastError where the network's images are not of three colours, which something is made for."""
-        if self.channels != COLOURS:
-            raise FvfastError(
-                f"{what} is made for images of three colours, and those of {self.name} have {counted(self.channels)}"
-            )
+    def need_colours(self, what: str, or_grey: bool = False) -> None:
+        """Raise FvfastError where the network's images are not of three colours, which something is made for.
+
+        or_grey: whether one channel is as good.
+        """
+        if self.channels != COLOURS and not (or_grey and self.channels == 1):
+            kind = "grey or three colours" if or_grey else "three colours"
+            raise FvfastError(f"{what} is for networks that take {kind}; {self.name} takes {counted(self.channels)}")
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -40,8 +40,8 @@ def side_by_side(image: Tensor) -> PIL.Image.Image:
     return page
 
 
-def write(image: Tensor, file: IO[bytes], text: str, software: str, opacity: PIL.Image.Image | None = None) -> None:
-    """Write an image [C, H, W] in 0..1 as a TIFF of C pages of 8 bits. text: its description, ASCII.
+def encode(image: Tensor, text: str, software: str, opacity: PIL.Image.Image | None = None) -> bytes:
+    """An image [C, H, W] in 0..1 as a TIFF of C pages of 8 bits. text: its description, ASCII.
 
     opacity: of all channels, where the pages are to have one.
     """
@@ -51,12 +51,14 @@ def write(image: Tensor, file: IO[bytes], text: str, software: str, opacity: PIL
             page.putalpha(opacity)
         page.encoderinfo = {"tiffinfo": {PAGE: f"channel {channel}", DESCRIPTION: text, SOFTWARE: software}}
     first, *rest = pages
-    options = first.encoderinfo
-    first.save(file, format="TIFF", save_all=True, append_images=rest, compression="tiff_lzw", **options)
+    buffer = io.BytesIO()  # written to and read from by turns, which not every file lets be done to it
+    options = {"save_all": True, "append_images": rest, "compression": "tiff_lzw", **first.encoderinfo}
+    first.save(buffer, format="TIFF", **options)
+    return buffer.getvalue()
 
 
 def described(picture: PIL.Image.Image) -> str | None:
-    """What `write` was told of a TIFF that is open; None for other pictures."""
+    """What `encode` was told of a TIFF that is open; None for other pictures."""
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         return None
     text = picture.tag_v2.get(DESCRIPTION)
@@ -64,7 +66,7 @@ def described(picture: PIL.Image.Image) -> str | None:
 
 
 def read(picture: PIL.Image.Image) -> Tensor | None:
-    """The image [C, H, W] in 0..1 that `write` put into a TIFF that is open; None for other pictures."""
+    """The image [C, H, W] in 0..1 that `encode` put into a TIFF that is open; None for other pictures."""
     if described(picture) is None:
         return None
     pages = [np.array(page.convert("L")) for page in ImageSequence.Iterator(picture)]
@@ -72,7 +74,7 @@ def read(picture: PIL.Image.Image) -> Tensor | None:
 
 
 def viewable(data: bytes) -> bytes:
-    """A picture's bytes as browsers can show it: a TIFF of `write` as a PNG with its channels side by side."""
+    """A picture's bytes as browsers can show it: a TIFF of `encode` as a PNG with its channels side by side."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return data
     with PIL.Image.open(io.BytesIO(data)) as picture:
