@@ -351,7 +351,6 @@ def _photograph(photo: str | Path | Tensor | Photograph) -> Photograph:
             raise FvfastError(f"a picture must be a floating-point tensor [3, H, W], not {list(photo.shape)}")
         photo = Photograph(photo.detach().float().clamp(0, 1))
     found = photo if isinstance(photo, Photograph) else photographs.read(photo)
-    found = found.with_image(photographs.with_channels(found.image, 3))
     height, width = found.image.shape[-2:]
     if min(height, width) < SMALLEST:
         raise FvfastError(f"a picture must be {SMALLEST} px or more on each side, not {width}x{height}")

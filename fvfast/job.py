@@ -63,7 +63,7 @@ class Job:
         if start not in self.pictures:
             if start == GIVEN:
                 raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
-            self.pictures[start] = self.fitted(photographs.read(start).image)
+            self.pictures[start] = self.fitted(photographs.pixels(start))
         return self.pictures[start]
 
     def fitted(self, picture: Tensor) -> Tensor:

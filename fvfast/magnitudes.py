@@ -40,7 +40,7 @@ def measure(
     count = 0
     for done, path in enumerate(paths, 1):
         try:
-            picture = _square(photographs.with_channels(photographs.read(path).image, 3), size)
+            picture = _square(photographs.read(path).image, size)
         except FvfastError:
             continue  # one broken file among thousands
         total += magnitudes_of(picture)

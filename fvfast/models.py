@@ -113,7 +113,7 @@ def _normalised(model: Model, mean: float | Sequence[float] | None, std: float |
     counts = {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
     if len(set(counts.values())) > 1:
         raise FvfastError(
-            f"mean has {counts['mean']} numbers and std {counts['std']}: give both one for each channel of an image"
+            f"mean has {counts['mean']} numbers and std has {counts['std']}: give both one for each channel of an image"
         )
     channels = next(iter(counts.values()), None) or _channels(model)
     known = model.channels == channels and not model.assumed

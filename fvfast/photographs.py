@@ -36,8 +36,7 @@ WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
 class Photograph:
     """A picture and what its file says of it.
 
-    image: [3, H, W] float32 in 0..1, upright; of a TIFF that a render was written to, [C, H, W].
-    alpha: "L", or None where it is opaque throughout.
+    image: [3, H, W] float32 in 0..1, upright. alpha: "L", or None where it is opaque throughout.
     format: Pillow's name of the file's format. exif: without its orientation, which is in the pixels now.
     profile: the colour profile, if it belongs to RGB values.
     """
@@ -65,9 +64,8 @@ def read(path: str | Path) -> Photograph:
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd EXIF, which are no fault here
             with PIL.Image.open(path) as file:
                 file.load()
-                channels = planes.read(file)
-                if channels is not None:
-                    return Photograph(channels, format="TIFF")
+                if planes.described(file) is not None:
+                    raise FvfastError(f"{path} holds the channels of a rendered image, and is no photograph")
                 kind = file.format or "PNG"
                 upright = ImageOps.exif_transpose(file)
             return _photograph(upright, kind)
@@ -106,6 +104,19 @@ def to_tensor(picture: PIL.Image.Image) -> Tensor:
         return torch.from_numpy(grey).clamp(0, 1).expand(3, -1, -1).contiguous()
     array = np.array(picture.convert("RGB"))  # [H, W, 3]
     return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
+
+
+def pixels(path: str | Path) -> Tensor:
+    """The picture in a file, [3, H, W] float32 in 0..1; of a TIFF that a render was written to, [C, H, W].
+
+    Raises FvfastError.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(path) as file:
+            channels = planes.read(file)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        channels = None  # `read` says why
+    return read(path).image if channels is None else channels
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:

@@ -153,7 +153,7 @@ def picture(source: str | Path | Tensor | Picture) -> Picture:
     if isinstance(source, Picture):
         return source
     if not isinstance(source, Tensor):
-        return Picture(str(source), photographs.read(source).image)
+        return Picture(str(source), photographs.pixels(source))
     if source.dim() != 3 or not source.is_floating_point():
         raise FvfastError(f"a picture must be [C, H, W] in 0..1, not {list(source.shape)} of {source.dtype}")
     return Picture(GIVEN, source.detach().float().cpu().clamp(0, 1))
