@@ -240,19 +240,24 @@ def _in_threes(spectrum: Tensor, envelope: Tensor, views: Tensor, options: dict[
     groups = -(-channels // 3)
     folded = F.pad(spectrum, (0, 0, 0, 0, 0, 0, 0, 3 * groups - channels)).reshape(-1, 3, *spectrum.shape[2:])
     if envelope.dim() == 3:  # one an image
-        envelope = envelope.repeat_interleave(groups, 0)
+        envelope = _for_each(envelope, groups)
     # Each group with the network's own mean and deviation would be as many launches as groups.
     zero = spectrum.new_zeros(3)
     found = synthesize(
         folded,
         envelope,
-        views.repeat_interleave(groups, 0),
+        _for_each(views, groups),
         colour=torch.eye(3, dtype=spectrum.dtype, device=spectrum.device),
         mean=zero,
         std=torch.ones_like(zero),
         **options,
     )
     return found.reshape(images, 3 * groups, *found.shape[2:])[:, :channels]
+
+
+def _for_each(values: Tensor, groups: int) -> Tensor:
+    """Every image's row [B, ...] once for each of its groups, [B * groups, ...]."""
+    return values[:, None].expand(-1, groups, *values.shape[1:]).reshape(-1, *values.shape[1:])
 
 
 class Pixel(Image):

@@ -76,8 +76,8 @@ def load(
     model: str | nn.Module | Model = DEFAULT_MODEL,
     weights: str = "default",
     *,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
     size: int | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Model:
@@ -107,7 +107,7 @@ def load(
     return _normalised(loaded, mean, std)
 
 
-def _normalised(model: Model, mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Model:
+def _normalised(model: Model, mean: Any, std: Any) -> Model:
     """The model with as many means and deviations as its images have channels. Raises FvfastError."""
     given = {name: numbers(name, value) for name, value in (("mean", mean), ("std", std)) if value is not None}
     counts = {name: len(value) for name, value in given.items() if isinstance(value, tuple)}

@@ -189,7 +189,9 @@ def test_an_aligned_image_cannot_be_rendered_without_the_others(cli):
     assert "has a component in common with the others of its call: render them all again" in err
 
 
-@pytest.mark.parametrize("picture", [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "picture", [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
+)
 def test_a_picture_has_channels_of_numbers_in_0_to_1(picture):
     with pytest.raises(FvfastError, match=r"a picture must be \[C, H, W\] in 0\.\.1"):
         o.inversion("a", picture)
