@@ -117,6 +117,7 @@ def activation_atlas(
     grid = _grid(grid, reduce)
     paths = pictures_in(folder)
     loaded = models.load(model, weights)
+    loaded.need_colours("a folder of pictures", or_grey=True)
     size = canvas_size(None, size, loaded)
     files.writable(target, make=True)
     atlas = ActivationAtlas(target / "atlas.png", target / "atlas.json")
@@ -173,7 +174,7 @@ def _look(
 ) -> Vectors:
     """The activations of the images, and what the network makes of each."""
     module = pristine(loaded.module, device, loaded.inputs)
-    view, known = tracing.input_size(module, loaded.size, loaded.size, loaded.name, layouts=loaded.layouts)
+    view, known = tracing.input_size(module, loaded.size, loaded.size, loaded.name, loaded.channels, loaded.layouts)
     described = layers.find(known, layer, loaded.name)
     names = [layer, *([LOGITS] if LOGITS in known and layer != LOGITS else [])]
     settings = {"layer": layer, "view": view, "positions": positions, "average": average, "seed": seed}

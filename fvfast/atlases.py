@@ -22,6 +22,7 @@ from fvfast.places import Here, Place, Work
 from fvfast.plans import ImagePlan
 from fvfast.producing import Options, key_of
 from fvfast.recipes import Recipe
+from fvfast.result import assumption
 from fvfast.selection import features
 from fvfast.store import DEFAULT, Store
 
@@ -132,6 +133,8 @@ def atlas(
     store, preset = arguments.path("store", store), rendering.preset_of(recipe)
     with _place(engine, address) as place:
         loaded = models.load(model, weights)
+        if loaded.assumed:
+            (notify or _silent)(assumption(loaded))
         canvas = rendering.canvas_size(preset, size, loaded)
         here, there = place.devices(device)
         rendering.check_network(network, there)

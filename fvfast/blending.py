@@ -13,6 +13,8 @@ import torch
 from fvfast_kernels import warp
 from torch import Generator, Tensor
 
+from fvfast.channels import counted
+from fvfast.errors import FvfastError
 from fvfast.images import COLOUR, Frame, Image, envelope, ready
 from fvfast.recipes import Recipe
 from fvfast.views import matrices
@@ -33,6 +35,11 @@ class Transparent(Image):
 
     def __init__(self, colours: Image, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         """noise: as `noise` gives it, [B, ...]."""
+        if frame.inputs != 3:
+            raise FvfastError(
+                f"an opacity is learnt with three colours, and this network's images have "
+                f"{counted(frame.inputs)}: leave out --alpha"
+            )
         self.colours, self.frame, self.views = colours, frame, recipes[0].views
         size, device = frame.size, frame.device
         self.weight = torch.tensor([r.alpha for r in recipes], device=device)  # [B]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ from typing import Any
 import PIL.Image
 from PIL import PngImagePlugin
 
-import fvfast
 from fvfast.errors import FvfastError
-from fvfast.files import CHUNK
+from fvfast.files import CHUNK, SOFTWARE, text_of
 
 FORMATS = ("png", "webp")
 THUMBNAIL = 96  # pixels of a thumbnail's longer side
@@ -29,9 +27,9 @@ def encode(image: PIL.Image.Image, format: str, spec: dict[str, Any] | None = No
     buffer = io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()
-        info.add_text("Software", f"fvfast {fvfast.__version__}")
+        info.add_text("Software", SOFTWARE)
         if spec is not None:
-            info.add_text(CHUNK, json.dumps({"version": fvfast.__version__, **spec}, sort_keys=True))
+            info.add_text(CHUNK, text_of(spec))
         image.save(buffer, format="PNG", pnginfo=info)
     elif format == "webp":
         image.save(buffer, format="WEBP", lossless=True, method=4)

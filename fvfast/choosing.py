@@ -247,7 +247,7 @@ class Trial:
     def error(self, outputs: list[Tensor]) -> float:
         """The largest relative error of outputs for the first image, against the untouched network in float32."""
         with torch.no_grad():
-            plain = self.untouched(self.view[:1, :3].float(), self.names).values()
+            plain = self.untouched(self.view[:1, : self.fast.inputs].float(), self.names).values()
         return max(distance(mine[:1], right) for mine, right in zip(outputs, plain, strict=True))
 
     def look(self, run: Run) -> tuple[list[Tensor], Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fvfast.cli_json import Json, tell
-from fvfast.cli_layouts import Layout
+from fvfast.cli_layouts import Layout, laid_out
 from fvfast.errors import FvfastError
 from fvfast.screen import Screen
 

@@ -33,7 +33,7 @@ def layers(
     if chosen < 1:
         raise FvfastError(f"size must be 1 or more, not {chosen}")
     module = pristine(loaded.module, torch.device("cpu"), loaded.inputs)
-    seen, found = input_size(module, chosen, loaded.size, loaded.name, layouts=loaded.layouts)
+    seen, found = input_size(module, chosen, loaded.size, loaded.name, loaded.channels, loaded.layouts)
     if as_json:
         rows = [
             {"name": v.name, "kind": v.kind, "channels": v.channels, "height": v.height, "width": v.width}

@@ -24,10 +24,10 @@ ATAN, MEAN, DEVIATION = 0.67, 0.45, 0.396
 FIRST, HIDDEN = 2.0, 1.2  # sizes of the first weights; chosen by eye, among pictures of random networks
 
 
-def shapes() -> list[tuple[int, int]]:
-    """(outputs, inputs) of every layer, each with a bias besides; two activations a unit."""
+def shapes(channels: int = 3) -> list[tuple[int, int]]:
+    """(outputs, inputs) of every layer, each with a bias besides; two activations a unit. channels: the image's."""
     widths = [2, *[2 * WIDTH] * DEPTH]
-    return [(WIDTH if i < DEPTH else 3, width) for i, width in enumerate(widths)]
+    return [(WIDTH if i < DEPTH else channels, width) for i, width in enumerate(widths)]
 
 
 class Cppn(Image):
@@ -40,16 +40,16 @@ class Cppn(Image):
 
     def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         self.frame, self.views, self.gain = frame, recipes[0].views, recipes[0].gain
-        self.colour = mixing(recipes[0].decorrelate, frame.device)
-        scales = torch.stack([scale(r.sd) for r in recipes])  # [B, N]
+        self.colour = mixing(recipes[0].decorrelate, frame.inputs, frame.device)
+        scales = torch.stack([scale(r.sd, frame.inputs) for r in recipes])  # [B, N]
         self.parameter = (noise * scales).to(frame.device).requires_grad_()
         self._still = matrices(identity(len(noise))).to(frame.device)
         self._grids = {side: grid(side).to(frame.device) for side in {frame.size, frame.view}}  # [2, side^2]
 
     @staticmethod
-    def noise(size: int, generator: Generator) -> Tensor:
+    def noise(size: int, generator: Generator, channels: int = 3) -> Tensor:
         """One network's weights and biases before they are scaled, standard normal, [N]."""
-        return torch.randn(sum(out * (into + 1) for out, into in shapes()), generator=generator)
+        return torch.randn(sum(out * (into + 1) for out, into in shapes(channels)), generator=generator)
 
     def canvas(self) -> Tensor:
         return self._paint(self._still, self.frame.size)
@@ -60,7 +60,7 @@ class Cppn(Image):
         return ready((image - frame.mean[:, None, None]) / frame.std[:, None, None], frame)
 
     def _paint(self, maps: Tensor, side: int) -> Tensor:
-        """The image at the pixels of a view, [B, 3, side, side]. maps: [B, 2, 3], see `views.matrices`."""
+        """The image at the pixels of a view, [B, C, side, side]. maps: [B, 2, 3], see `views.matrices`."""
         pixels = torch.baddbmm(maps[:, :, 2:], maps[:, :, :2], self._grids[side].expand(len(maps), -1, -1))
         (weight, bias), *rest = self._layers()
         # Uniform coordinates with a variance of 1 on the canvas.
@@ -74,12 +74,13 @@ class Cppn(Image):
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """(weight [B, out, in], bias [B, out, 1]) of every layer."""
-        parts = self.parameter.split([count for out, into in shapes() for count in (out * into, out)], 1)
-        pairs = zip(parts[::2], parts[1::2], shapes(), strict=True)
+        layers = shapes(self.frame.inputs)
+        parts = self.parameter.split([count for out, into in layers for count in (out * into, out)], 1)
+        pairs = zip(parts[::2], parts[1::2], layers, strict=True)
         return [(weight.view(-1, *shape), bias[..., None]) for weight, bias, shape in pairs]
 
 
-def scale(sd: float) -> Tensor:
+def scale(sd: float, channels: int = 3) -> Tensor:
     """What standard normal numbers are multiplied by to be a network's first weights, [N].
 
     The first layer's weights and biases alike have a size of `FIRST`: its units bend at places all over the canvas, in
@@ -87,7 +88,7 @@ def scale(sd: float) -> Tensor:
     `sd` over that root.
     """
     parts: list[Tensor] = []
-    for layer, (out, into) in enumerate(shapes()):
+    for layer, (out, into) in enumerate(shapes(channels)):
         size = FIRST if layer == 0 else (sd if layer == DEPTH else HIDDEN) / math.sqrt(into)
         parts += [torch.full((out * into,), size), torch.full((out,), FIRST if layer == 0 else 0.0)]
     return torch.cat(parts)

@@ -180,6 +180,7 @@ class Dreamer:
         self.tile = tile = arguments.whole("tile", tile, SMALLEST_TILE, unit=" px")
         dtype = arguments.dtype_name(dtype)
         loaded = models.load(model, weights)
+        loaded.need_colours("a dream")
         where = pick_device(device)
         self.precision = precision.choose(dtype, where, loaded.module)
         self.job = Job(loaded, where, self.precision.dtype, loaded.size + 32, None)

@@ -20,6 +20,7 @@ from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
 from fvfast.layers import Layer, Tap
 from fvfast.models import Model
+from fvfast.photographs import with_channels
 from fvfast.pristine import pristine
 from fvfast.rendering import pick_device
 from fvfast.store import DEFAULT, Store
@@ -93,8 +94,11 @@ def find(
     folder = arguments.path("folder", folder)
     paths = pictures_in(folder)
     loaded, where = models.load(model, weights), pick_device(device)
+    loaded.need_colours("a folder of pictures", or_grey=True)
     module = pristine(loaded.module, where, loaded.inputs)
-    view, known = tracing.input_size(module, size or loaded.size, loaded.size, loaded.name, layouts=loaded.layouts)
+    view, known = tracing.input_size(
+        module, size or loaded.size, loaded.size, loaded.name, loaded.channels, loaded.layouts
+    )
     described = layers.find(known, layer, loaded.name)
     found = Found(channels=described.channels)
     with Store(store, write=True) as kept, Tap(module, known, [layer]) as tap:
@@ -117,7 +121,7 @@ class Look:
     """A layer of a network, looking at images."""
 
     def __init__(self, tap: Tap, layer: Layer, model: Model, device: torch.device, size: int) -> None:
-        self.tap, self.layer, self.device, self.size = tap, layer, device, size
+        self.tap, self.layer, self.device, self.size, self.channels = tap, layer, device, size, model.channels
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (model.mean, model.std))
 
     def at(
@@ -152,17 +156,18 @@ class Look:
         return seen, torch.cat([torch.empty(0, count), *values]), torch.cat([torch.empty(0, count, 2), *places])
 
     def view(self, path: Path) -> tuple[Tensor, Seen]:
-        """([3, R, R] the square in an image's middle, in 0..1; which square). Raises one of `UNREADABLE`."""
+        """([C, R, R] the square in an image's middle, in 0..1; which square). Raises one of `UNREADABLE`."""
         picture = _open(path)
         side = min(picture.size)
         square = Seen(path, (picture.width - side) // 2, (picture.height - side) // 2, side)
         box = (square.left, square.top, square.left + side, square.top + side)
         small = picture.resize((self.size, self.size), PIL.Image.Resampling.BICUBIC, box)
-        return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 255, square
+        image = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 255
+        return with_channels(image, self.channels), square
 
     @torch.no_grad()
     def peaks(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """([B, C] largest activation, [B, C, 2] its place) of images [B, 3, R, R] in 0..1."""
+        """([B, C] largest activation, [B, C, 2] its place) of images [B, C, R, R] in 0..1."""
         seen = (images.to(self.device) - self.mean) / self.std
         grid = self.grid(self.tap(seen)[self.layer.name].float())  # [B, C, H, W]
         height, width = grid.shape[2:]
@@ -181,7 +186,8 @@ class Look:
     def reach(self) -> float:
         """How much of the image's width decides what the middle of the layer sees: 0..1, measured by its gradient."""
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(1, 3, self.size, self.size, generator=generator).to(self.device).requires_grad_()
+        image = torch.randn(1, self.channels, self.size, self.size, generator=generator)
+        image = image.to(self.device).requires_grad_()
         grid = self.grid(self.tap(image)[self.layer.name].float())
         height, width = grid.shape[2:]
         if height * width == 1:

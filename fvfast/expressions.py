@@ -17,7 +17,7 @@ from fvfast.layers import Layer
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that an objective compares with. name: as a target names it; pixels: [3, H, W] in 0..1."""
+    """A picture that an objective compares with. name: as a target names it; pixels: [C, H, W] in 0..1."""
 
     name: str
     pixels: Tensor
@@ -28,7 +28,7 @@ Reference = Callable[[Picture, str, int, int], Tensor]
 
 
 class Context:
-    """What an objective may look at: activations by layer, each [B, C, H, W], and the canvas [B, 3, H, W]."""
+    """What an objective may look at: activations by layer, each [B, C, H, W], and the canvas [B, C, H, W]."""
 
     def __init__(
         self,

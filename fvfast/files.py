@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import PIL.Image
-from PIL import ImageDraw, ImageFont, PngImagePlugin
+from PIL import ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 import fvfast
+from fvfast import planes
 from fvfast.errors import FvfastError
 
 if TYPE_CHECKING:
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
     from fvfast.result import Render
 
 CHUNK = "fvfast"  # the text chunk's keyword
+SOFTWARE = f"fvfast {fvfast.__version__}"
 
 # The sheet's look: paper, ink and margins, in pixels for a 224 px image.
-PAPER, INK, FAINT = (250, 250, 248), (28, 28, 30), (118, 118, 122)
+PAPER, INK, FAINT = planes.PAPER, planes.INK, (118, 118, 122)
 
 
-def to_pil(image: Tensor) -> PIL.Image.Image:
-    """An image [3, H, W] in 0..1 as 8-bit RGB, rounded to nearest; [4, H, W] as RGBA."""
+def to_pil(image: Tensor, opacity: bool = False) -> PIL.Image.Image:
+    """An image [C, H, W] in 0..1 as 8 bits, rounded to nearest: grey, RGB, or else its channels side by side.
+
+    opacity: whether [4, H, W] are three colours and an opacity, as RGBA.
+    """
+    if not opacity and not planes.colours(len(image)):
+        return planes.side_by_side(image)
     array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    return PIL.Image.fromarray(array)
+    return PIL.Image.fromarray(array[..., 0] if len(image) == 1 else array)
 
 
 def to_mask(opacity: Tensor) -> PIL.Image.Image:
@@ -41,7 +48,7 @@ def to_mask(opacity: Tensor) -> PIL.Image.Image:
 
 
 def on_paper(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """A picture as RGB; before the sheet's paper where it is transparent."""
+    """A picture as it is or, where it is transparent, as RGB before the sheet's paper."""
     if picture.mode != "RGBA":
         return picture
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, (*PAPER, 255)), picture).convert("RGB")
@@ -67,6 +74,9 @@ def writable(folder: Path, make: bool = False) -> Path:
 def save(render: Render, folder: Path, alpha: bool = False, snapshots: bool = True) -> list[Path]:
     """Write every image of a render, and its snapshots, whole or not at all. Returns the images' paths.
 
+    An image is a PNG, in grey or RGB; of other channels it is a TIFF of one page a channel, with a PNG beside it that
+    shows them side by side.
+
     alpha: make images transparent that know of an opacity, even where it was not asked for; snapshots: whether to
     write these too.
     """
@@ -75,16 +85,15 @@ def save(render: Render, folder: Path, alpha: bool = False, snapshots: bool = Tr
     paths = []
     rows = zip(names, render.images, render.alphas, render.specs, render.snapshots, strict=True)
     for name, image, opacity, spec, shots in rows:
-        path, spec = folder / f"{name}.png", {**spec, **_input(render)}
-        picture = to_pil(image)
+        spec = {**spec, **_input(render)}
         # What is transparent by its recipe has colours that nobody is meant to see without their opacity.
-        if opacity is not None and (alpha or spec["recipe"].get("alpha")):
-            picture.putalpha(to_mask(opacity))
-        write_png(picture, path, spec)
+        clear = to_mask(opacity) if opacity is not None and (alpha or spec["recipe"].get("alpha")) else None
+        paths.append(_write(image, folder / name, spec, clear))
         for step, shot in shots if snapshots else []:
             snapshot = {**spec, "steps": step, "recipe": {**spec["recipe"], "steps": step}}
-            write_png(to_pil(shot), writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}.png", snapshot)
-        paths.append(path)
+            colours, rest = shot.split([len(image), len(shot) - len(image)])
+            path = writable(folder / "snapshots", make=True) / f"{name}-step{step:05d}"
+            _write(colours, path, snapshot, to_mask(rest[0]) if len(rest) else None)
     return paths
 
 
@@ -95,6 +104,20 @@ def _input(render: Render) -> dict[str, Any]:
         return {}
     layouts = {"layouts": dict(network.layouts)} if network.layouts else {}
     return {"input": {"mean": list(network.mean), "std": list(network.std), "size": network.size, **layouts}}
+
+
+def _write(image: Tensor, path: Path, spec: dict[str, Any], opacity: PIL.Image.Image | None) -> Path:
+    """Write an image [C, H, W] under a path without its suffix; returns the whole one."""
+    picture, whole_path = to_pil(image), path.parent / f"{path.name}.png"
+    if opacity is not None and planes.colours(len(image)):
+        picture.putalpha(opacity)
+    write_png(picture, whole_path, spec)
+    if planes.colours(len(image)):
+        return whole_path
+    whole_path = path.parent / f"{path.name}{planes.SUFFIX}"
+    with whole(whole_path) as file:
+        file.write(planes.encode(image, text_of(spec), SOFTWARE, opacity))
+    return whole_path
 
 
 def file_names(targets: Sequence[str], seeds: Sequence[int], model: str) -> list[str]:
@@ -113,11 +136,16 @@ def file_names(targets: Sequence[str], seeds: Sequence[int], model: str) -> list
 def write_png(image: PIL.Image.Image, path: Path, spec: dict[str, Any] | None = None) -> None:
     """Write a PNG that carries `spec` as a text chunk; under a temporary name first, so never half a file."""
     info = PngImagePlugin.PngInfo()
-    info.add_text("Software", f"fvfast {fvfast.__version__}")
+    info.add_text("Software", SOFTWARE)
     if spec is not None:
-        info.add_text(CHUNK, json.dumps({"version": fvfast.__version__, **spec}, sort_keys=True))
+        info.add_text(CHUNK, text_of(spec))
     with whole(path) as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def text_of(spec: dict[str, Any]) -> str:
+    """What a file says of how to render it again: JSON, ASCII."""
+    return json.dumps({"version": fvfast.__version__, **spec}, sort_keys=True)
 
 
 @contextlib.contextmanager
@@ -139,14 +167,14 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """What a PNG written here says of how to render it again. Raises FvfastError where it says nothing.
+    """What a PNG or a TIFF written here says of how to render it again. Raises FvfastError where it says nothing.
 
     "input" has the network's mean, std and size, and is not in files of stores and of earlier versions.
     """
     try:
         with PIL.Image.open(path) as image:
             image.load()
-            text = image.info.get(CHUNK)
+            text = image.info.get(CHUNK) or planes.described(image)
     except FileNotFoundError as error:
         raise FvfastError(f"no file {path}") from error
     except (OSError, SyntaxError) as error:
@@ -182,7 +210,10 @@ def sheet(
     for i, (image, title, caption) in enumerate(zip(images, titles, captions, strict=True)):
         x = margin + (i % columns) * (tile + gap)
         y = margin + (i // columns) * (tile + text + gap)
-        page.paste(image.resize((tile, tile), PIL.Image.Resampling.LANCZOS), (x, y))
+        if image.width == image.height:
+            page.paste(image.resize((tile, tile), PIL.Image.Resampling.LANCZOS), (x, y))
+        else:  # channels side by side
+            page.paste(ImageOps.pad(image, (tile, tile), PIL.Image.Resampling.LANCZOS, PAPER, (0.5, 1)), (x, y))
         below = y + tile + round(tile * 0.025)
         draw.text((x, below), _fit(draw, title, title_font, tile), INK, font=title_font)
         draw.text(

@@ -80,8 +80,8 @@ class Generator:
 
     # As a parameterisation: what `images.Fourier` is for spectra.
 
-    def noise(self, size: int, generator: torch.Generator) -> Tensor:
-        """One image's latent, standard normal within the truncation, [*latent_shape]."""
+    def noise(self, size: int, generator: torch.Generator, channels: int = 3) -> Tensor:
+        """One image's latent, standard normal within the truncation, [*latent_shape]. A generator paints in colour."""
         draw = torch.randn(self.latent_shape, generator=generator)
         if self.truncation is None:
             return draw

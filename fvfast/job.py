@@ -56,7 +56,7 @@ class Job:
         self.model, self.device, self.dtype, self.size = model, device, dtype, size
         self.module = pristine(model.module, device, model.inputs)
         self.view, self.layers = tracing.input_size(
-            self.module, view or size, model.size, model.name, layouts=model.layouts
+            self.module, view or size, model.size, model.name, model.channels, model.layouts
         )
         if not firm and view is None:
             self.size = self.view
@@ -68,6 +68,7 @@ class Job:
         """The parameterisation that a recipe's `image` names."""
         if not image.startswith(PREFIX):
             return PARAMETERISATIONS[image]
+        self.model.need_colours(f"--image {image}")
         if image not in self.generators:
             self.bring(image, generators.find(image.removeprefix(PREFIX)))
         return self.generators[image]
@@ -77,11 +78,11 @@ class Job:
         self.generators[image] = generator.on(self.device)
 
     def picture(self, start: str) -> Tensor:
-        """The picture that a recipe's `start` names, on a square canvas, [3, H, W]."""
+        """The picture that a recipe's `start` names, on a square canvas, [C, H, W]."""
         if start not in self.pictures:
             if start == GIVEN:
                 raise FvfastError("this image started from one that was given in Python: pass it again as start=...")
-            self.pictures[start] = square(photographs.read(start).image, self.size)
+            self.pictures[start] = self.fitted(photographs.planes_of(start))
         return self.pictures[start]
 
     def tap(self, names: Sequence[str]) -> Tap:
@@ -111,6 +112,10 @@ class Job:
                     "rendered before it"
                 )
         return found
+
+    def fitted(self, picture: Tensor) -> Tensor:
+        """A picture [c, h, w] with the network's channels and the canvas's size, [C, H, W]. Raises FvfastError."""
+        return square(photographs.with_channels(picture, self.model.channels), self.size)
 
     def handed(self, recipe: Recipe) -> dict[str, str]:
         """Digests of what determines a render and is only named by its recipe, by what that is: for its key.
@@ -143,7 +148,7 @@ class Job:
 
     @torch.no_grad()
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
-        """The objective of a canvas [B, 3, H, W] as the unmodified network sees it, in float32, [B]."""
+        """The objective of a canvas [B, C, H, W] as the unmodified network sees it, in float32, [B]."""
         mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
         if self.layers.habits.remembers:  # nothing of what others have left behind
             tap = self.tap(sorted(objective.layers))
@@ -156,7 +161,7 @@ class Job:
                 return tap(seen, names)
 
         def reference(picture: Picture, layer: str, start: int, stop: int) -> Tensor:
-            pixels = square(picture.pixels, self.size).to(canvas.device)
+            pixels = self.fitted(picture.pixels).to(canvas.device)
             return look(pixels[None], [layer])[layer].expand(stop - start, -1, -1, -1)
 
         activations = look(canvas, sorted(objective.layers)) if objective.layers else {}

@@ -50,6 +50,7 @@ class Judge:
     ) -> None:
         """size: of the images, in pixels; view: of what the network sees of them; None for the same. job: all of
         these, where they are together already."""
+        model.need_colours("quality")
         self.job = job or Job(model, device, torch.float32, size, view)
         self.layers = self.job.layers
         self.middle = self._middle()
@@ -153,6 +154,7 @@ class SecondNetwork:
     """Another classifier, which had no part in a render: does it see the class too?"""
 
     def __init__(self, model: Model, device: torch.device) -> None:
+        model.need_colours("a second network")
         self.model = model
         self.module = pristine(model.module, device, model.inputs)
         self.device = device

@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 import fvfast
-from fvfast import blobs, files
+from fvfast import blobs, files, planes
 from fvfast.errors import FvfastError
 from fvfast.identity import render_key, weights_digest
 from fvfast.models import Model
@@ -47,8 +47,14 @@ def key_of(render: Render, row: int, model: Model, weights: str) -> str:
 def pack(render: Render, row: int, model: Model, weights: str, image_format: str = "png") -> Made:
     """One image of a render as a store takes it. weights: the model's digest."""
     spec, of = render.specs[row], render.subjects[row]
-    picture = files.to_pil(render.images[row])
-    data, small = blobs.encode(picture, image_format, spec), blobs.thumbnail(picture)
+    image = render.images[row]
+    picture = files.to_pil(image)
+    if planes.colours(len(image)):
+        data = blobs.encode(picture, image_format, spec)
+    else:
+        image_format = planes.SUFFIX[1:]
+        data = planes.encode(image, files.text_of(spec), files.SOFTWARE)
+    small = blobs.thumbnail(picture)
     entry = Entry(
         key=key_of(render, row, model, weights),
         model=model.name,
@@ -75,8 +81,12 @@ def pack(render: Render, row: int, model: Model, weights: str, image_format: str
         thumbnail=blobs.address("thumbnails", small, "webp"),
     )
     history = render.history[row, : spec["steps"]].numpy().astype("<f4").tobytes()
-    snapshots = [(step, image) for step, image in render.snapshots[row] if step < spec["steps"]]
-    return Made(entry, data, small, history, tuple((s, blobs.snapshot(files.to_pil(i))) for s, i in snapshots))
+    snapshots = [
+        (step, blobs.snapshot(files.to_pil(shot, opacity=len(shot) > len(image))))
+        for step, shot in render.snapshots[row]
+        if step < spec["steps"]
+    ]
+    return Made(entry, data, small, history, tuple(snapshots))
 
 
 def _stopped_early(render: Render, row: int) -> bool:

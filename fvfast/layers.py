@@ -155,7 +155,7 @@ class Tap:
     def __call__(self, image: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the layers `names` (default all), each [B, C, H, W] as `Layer.standard` lays out.
 
-        image: [B, 3, H, W], normalised.
+        image: [B, C, H, W], normalised.
         """
         wanted = list(self.layers) if names is None else list(names)
         self._run.left = {name: self.layers[name].calls for name in wanted}

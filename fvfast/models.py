@@ -12,15 +12,16 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fvfast import arguments, builders, feeding, wrapping
+from fvfast.channels import COLOURS, NEUTRAL_MEAN, NEUTRAL_STD, counted, numbers, taken
 from fvfast.checkpoints import entry_of
 from fvfast.errors import FvfastError, did_you_mean
 from fvfast.feeding import wants as wants
@@ -45,11 +46,12 @@ class Model:
 
     name, weights: the words that load it again (`weights` is "default", "none" or a file).
     module: the network itself; fvfast never changes it.
-    mean, std: per-channel normalisation of an image in [0, 1].
+    mean, std: normalisation of an image in [0, 1], one number for each of its channels.
     size: the square input size in pixels that the network was made for.
     classes: the names of its logits, if known.
     inputs, layouts: as `load` takes them.
     notes: sentences about how it was loaded.
+    assumed: whether nobody gave mean and std, and nothing is known of what the network was trained on.
     """
 
     name: str
@@ -62,14 +64,29 @@ class Model:
     inputs: Mapping[str, Any] | tuple[Any, ...] = field(default=(), compare=False)
     layouts: Mapping[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    assumed: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's images have."""
+        return len(self.mean)
+
+    def need_colours(self, what: str, or_grey: bool = False) -> None:
+        """Raise FvfastError where the network's images are not of three colours, which something is made for.
+
+        or_grey: whether one channel is as good.
+        """
+        if self.channels != COLOURS and not (or_grey and self.channels == 1):
+            kind = "grey or three colours" if or_grey else "three colours"
+            raise FvfastError(f"{what} is for networks that take {kind}; {self.name} takes {counted(self.channels)}")
 
 
 def load(
     model: str | Path | nn.Module | Model = DEFAULT_MODEL,
     weights: str | Path = "default",
     *,
-    mean: Iterable[float] | None = None,
-    std: Iterable[float] | None = None,
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
     size: int | Iterable[int] | None = None,
     classes: Iterable[str] | None = None,
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
@@ -82,7 +99,10 @@ def load(
         network (torch.compile, DataParallel, an average of weights) stays as it is; the network in it is taken.
     weights: "default" (the model's own), "none" (random, from a fixed seed), or a file: safetensors, or a
         checkpoint that `torch.load(weights_only=True)` reads; FILE:ENTRY takes one of several sets of weights in it.
-    mean, std, size, classes: override the model's metadata.
+    mean, std: override the model's metadata: a number for each channel of an image, or one for all. Their count says
+        how many channels an image has; where neither is given, the network's first layer does. For other networks than
+        those of three channels of which nothing is known, they are 0.5 and 0.25.
+    size, classes: override the model's metadata.
     inputs: what forward takes besides the image: {"text": tensor} by name, or a tuple in the order after it.
     layouts: {"features.1": "BHWC"}: what the axes of a layer's output are, where their sizes do not tell.
 
@@ -100,18 +120,14 @@ def load(
         loaded = Model(type(module).__name__, "given", module, **_metadata(module))
     if not isinstance(model, (str, Path)) and str(weights) != "default":
         raise FvfastError("weights belong to models that go by name: load them into your module before")
-    return _with(loaded, mean, std, size, classes, inputs, layouts)
+    return _normalised(_with(loaded, size, classes, inputs, layouts), mean, std)
 
 
-def _with(loaded: Model, mean: Any, std: Any, size: Any, classes: Any, inputs: Any, layouts: Any) -> Model:
+def _with(loaded: Model, size: Any, classes: Any, inputs: Any, layouts: Any) -> Model:
     """The model with what is said of it otherwise, checked."""
     module = wrapping.unwrapped(loaded.module)
     wrapping.check(module)
     changes: dict[str, Any] = {} if module is loaded.module else {"module": module}
-    if mean is not None:
-        changes["mean"] = arguments.numbers("mean", mean)
-    if std is not None:
-        changes["std"] = arguments.numbers("std", std, above=0.0)
     if size is not None:
         changes["size"] = arguments.whole("size", arguments.side(size), 1)
     if classes is not None:
@@ -123,6 +139,38 @@ def _with(loaded: Model, mean: Any, std: Any, size: Any, classes: Any, inputs: A
     if layouts is not None:
         changes["layouts"] = feeding.layouts(module, layouts)
     return replace(loaded, **changes) if changes else loaded
+
+
+def _normalised(model: Model, mean: Any, std: Any) -> Model:
+    """The model with as many means and deviations as its images have channels. Raises FvfastError."""
+    given = {name: numbers(name, value) for name, value in (("mean", mean), ("std", std)) if value is not None}
+    counts = {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
+    if len(set(counts.values())) > 1:
+        raise FvfastError(
+            f"mean has {counts['mean']} numbers and std has {counts['std']}: give both one for each channel of an image"
+        )
+    channels = next(iter(counts.values()), None) or _channels(model)
+    known = model.channels == channels and not model.assumed
+    usual = {"mean": model.mean, "std": model.std} if known else {"mean": NEUTRAL_MEAN, "std": NEUTRAL_STD}
+    found: dict[str, tuple[float, ...]] = {}
+    for name, value in (usual | given).items():
+        found[name] = value if isinstance(value, tuple) else (value,) * channels
+    return replace(model, **found, assumed=not known and len(given) < len(found))
+
+
+def _channels(model: Model) -> int:
+    """How many channels a network's images have, if nobody says so: as its first layer has it, or its metadata."""
+    first = next((child for child in model.module.modules() if isinstance(child, nn.Conv2d)), None)
+    # As nearly all have it; the others are run once, since what is registered first need not run first.
+    if first is not None and first.in_channels == model.channels:
+        return model.channels
+    from fvfast.pristine import pristine
+
+    try:
+        module = pristine(model.module, torch.device("cpu"), model.inputs)
+    except Exception:  # what cannot be copied cannot be rendered either, which is said where that is tried
+        return model.channels
+    return taken(module, model.size) or model.channels
 
 
 def names() -> list[dict[str, str]]:

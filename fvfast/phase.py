@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fvfast import magnitudes
+from fvfast.channels import counted
+from fvfast.errors import FvfastError
 from fvfast.images import Fourier, Frame, decorrelated, envelope, mixing
 from fvfast.recipes import Recipe
 from fvfast.views import identity
@@ -24,7 +26,7 @@ TRANSPARENT, OPAQUE = 0.1, 0.5
 
 
 class Phase(Fourier):
-    """The image as the inverse FFT of fixed magnitudes with learnable phases. parameter: phases [B, 3, H, W//2+1].
+    """The image as the inverse FFT of fixed magnitudes with learnable phases. parameter: phases [B, C, H, W//2+1].
 
     Synthesised like `Fourier`, from the spectrum m e^{i phase} / sd, where sd is the standard deviation that the
     image would have: MaCo's `standardize`, by Parseval's theorem from sums over the spectrum alone.
@@ -34,29 +36,29 @@ class Phase(Fourier):
         recipe, size = recipes[0], frame.size
         self.frame, self.views, self.gain = frame, recipe.views, recipe.gain
         self.decorrelate = recipe.decorrelate
-        self.colour = mixing(self.decorrelate, frame.device)
-        self.magnitude = magnitude(recipe.magnitude, size, recipe.decay).to(frame.device)  # [3, H, M]
+        self.colour = mixing(self.decorrelate, frame.inputs, frame.device)
+        self.magnitude = magnitude(recipe.magnitude, size, recipe.decay, frame.inputs).to(frame.device)  # [C, H, M]
         self.envelope = torch.ones_like(self.magnitude[0])  # [H, M]: the magnitudes are in the spectrum already
         columns = size // 2 + 1
         self.parameter = noise[..., :columns].clone().to(frame.device).requires_grad_()
-        self.grain = noise[..., columns:].to(frame.device)  # [B, 3, H, W]
+        self.grain = noise[..., columns:].to(frame.device)  # [B, C, H, W]
         self.grain_sd = recipe.noise
         self.pulled = torch.zeros(len(noise), size, size, device=frame.device)  # [B, H, W], see `alpha`
         self._weight = column_weights(size).to(frame.device)
         self._still = identity(len(noise))[:, :5].to(frame.device)
 
     @staticmethod
-    def noise(size: int, generator: torch.Generator) -> Tensor:
-        """One image's phases, uniform in -pi .. pi, and beside them the noise of its views, [3, H, W//2+1 + W].
+    def noise(size: int, generator: torch.Generator, channels: int = 3) -> Tensor:
+        """One image's phases, uniform in -pi .. pi, and beside them the noise of its views, [C, H, W//2+1 + W].
 
         The views' noise is normal plus uniform of width 1, as in horama.
         """
-        phase = (2 * torch.rand(3, size, size // 2 + 1, generator=generator) - 1) * math.pi
-        normal = torch.randn(3, size, size, generator=generator)
-        return torch.cat([phase, normal + torch.rand(3, size, size, generator=generator) - 0.5], 2)
+        phase = (2 * torch.rand(channels, size, size // 2 + 1, generator=generator) - 1) * math.pi
+        normal = torch.randn(channels, size, size, generator=generator)
+        return torch.cat([phase, normal + torch.rand(channels, size, size, generator=generator) - 0.5], 2)
 
     def spectrum(self) -> Tensor:
-        """m e^{i phase} / sd, [B, 3, 2, H, M]."""
+        """m e^{i phase} / sd, [B, C, 2, H, M]."""
         planes = torch.stack([self.parameter.cos(), self.parameter.sin()], 2) * self.magnitude[:, None]
         spectrum = planes / standard_deviation(planes, self._weight)[:, None, None, None, None]
         if spectrum.requires_grad:
@@ -66,14 +68,15 @@ class Phase(Fourier):
     def view(self, views: Tensor) -> Tensor:
         view = super().view(views)
         if self.grain_sd:
-            view = view + F.pad(self._noise(views, view), (0, 0, 0, 0, 0, view.shape[1] - 3))  # a fourth plane stays 0
+            spare = view.shape[1] - self.frame.inputs  # a plane that the image lacks stays 0
+            view = view + F.pad(self._noise(views, view), (0, 0, 0, 0, 0, spare))
         return view
 
     def begin(self, pictures: Tensor) -> None:
         """The pictures' phases; their magnitudes stay those that all images have."""
         field = decorrelated(pictures.to(self.frame.device), self.decorrelate, self.gain)
         with torch.no_grad():
-            waves = torch.fft.rfft2(field, norm="ortho")  # [B, 3, H, M]
+            waves = torch.fft.rfft2(field, norm="ortho")  # [B, C, H, M]
             # What `angle` is, which torch would compile for a GPU at its first use.
             self.parameter.copy_(torch.atan2(waves.imag, waves.real))
 
@@ -93,7 +96,7 @@ class Phase(Fourier):
         return ((pull - TRANSPARENT) / (OPAQUE - TRANSPARENT)).clamp(0, 1)
 
     def _accumulate(self, gradient: Tensor) -> None:
-        """Add what a gradient of the spectrum [B, 3, 2, H, M] means on the canvas, without its sign.
+        """Add what a gradient of the spectrum [B, C, 2, H, M] means on the canvas, without its sign.
 
         The spectrum's gradient is w rfft2(g) with g that of the canvas, so g is the inverse transform of the rest.
         """
@@ -103,7 +106,7 @@ class Phase(Fourier):
         self.pulled += field.abs().sum(1)
 
     def _noise(self, views: Tensor, view: Tensor) -> Tensor:
-        """Another piece of the grain for every view, normalised like the view: [B, 3, R, R].
+        """Another piece of the grain for every view, normalised like the view: [B, C, R, R].
 
         Where the piece begins comes out of the view's own random shift, so that no generator runs inside the loop.
         """
@@ -112,15 +115,20 @@ class Phase(Fourier):
         offset = torch.arange(side, device=view.device)
         rows, columns = ((start[:, i, None] + offset) % size for i in (0, 1))  # [B, R]
         batch = torch.arange(len(views), device=view.device)[:, None, None]
-        piece = self.grain[batch, :, rows[:, :, None], columns[:, None]]  # [B, R, R, 3]
+        piece = self.grain[batch, :, rows[:, :, None], columns[:, None]]  # [B, R, R, C]
         return (piece.permute(0, 3, 1, 2) * self.grain_sd).to(view.dtype)
 
 
 @functools.lru_cache(maxsize=8)
-def magnitude(file: str | None, size: int, decay: float = 1.0) -> Tensor:
-    """The fixed magnitudes of a canvas, [3, H, W//2+1]: those in `file`, or 1/f^decay. Nothing at frequency 0."""
+def magnitude(file: str | None, size: int, decay: float = 1.0, channels: int = 3) -> Tensor:
+    """The fixed magnitudes of a canvas, [C, H, W//2+1]: those in `file`, or 1/f^decay. Nothing at frequency 0."""
     if file is None:
-        found = envelope("lucid", size, size, decay).expand(3, -1, -1).clone()
+        found = envelope("lucid", size, size, decay).expand(channels, -1, -1).clone()
+    elif channels != 3:
+        raise FvfastError(
+            f"magnitudes are measured on colour pictures, and this network's images have {counted(channels)}: leave "
+            "out --magnitude"
+        )
     else:
         found = magnitudes.at_size(magnitudes.read(file), size)
     found[:, 0, 0] = 0
@@ -134,17 +142,17 @@ def column_weights(width: int) -> Tensor:
 
 
 def standard_deviation(planes: Tensor, weight: Tensor) -> Tensor:
-    """The standard deviation of the three channels of a square image together, from its spectrum [B, 3, 2, H, M]: [B].
+    """The standard deviation of all channels of a square image together, from its spectrum [B, C, 2, H, M]: [B].
 
     By Parseval's theorem, for irfft2 with norm="ortho" and nothing at frequency 0. In the columns that stand for
     themselves (kx = 0, and W/2 if W is even) the transform keeps the Hermitian part only: half of S(ky) + conj S(-ky).
     weight: the image's `column_weights`, where the spectrum is.
     """
-    size = planes.shape[-2]
-    real, imaginary = planes.unbind(2)  # [B, 3, H, M]
+    channels, size = planes.shape[1], planes.shape[-2]
+    real, imaginary = planes.unbind(2)  # [B, C, H, M]
     back = -torch.arange(size, device=planes.device) % size
     alone = weight == 1
     real = torch.where(alone, (real + real[:, :, back]) / 2, real)
     imaginary = torch.where(alone, (imaginary - imaginary[:, :, back]) / 2, imaginary)
     energy = ((real.square() + imaginary.square()) * weight).sum((1, 2, 3))
-    return (energy / (3 * size * size)).sqrt()
+    return (energy / (channels * size * size)).sqrt()

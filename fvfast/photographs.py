@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from PIL import ImageOps
 from torch import Tensor
 
-from fvfast import files, pixels
+from fvfast import files, pixels, planes
+from fvfast.channels import counted
 from fvfast.errors import FvfastError
 
 # How each format is written: as good as it gets without growing out of proportion.
@@ -33,10 +34,9 @@ SAVING: dict[str, dict[str, object]] = {
     "GIF": {},
 }
 OPAQUE = ("JPEG", "BMP")  # what holds no transparency
+# ITU-R BT.601 luma
+LUMA = (0.299, 0.587, 0.114)
 WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
-# Whose further frames are not for showing one after another: the previews of a camera, and layers.
-ONE_PICTURE = ("MPO", "PSD")
-SUBFILE_TYPE, REDUCED = 254, 1  # a TIFF's tag, and its bit that says that a page is the small copy of another
 # Whose further frames are not for showing one after another: the previews of a camera, and layers.
 ONE_PICTURE = ("MPO", "PSD")
 SUBFILE_TYPE, REDUCED = 254, 1  # a TIFF's tag, and its bit that says that a page is the small copy of another
@@ -201,8 +201,45 @@ def to_tensor(picture: PIL.Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
 
 
+def planes_of(source: Source) -> Tensor:
+    """A picture by its channels, [C, H, W] float32 in 0..1: as `take`, which gives three.
+
+    And of an array or a tensor all channels that it has, first or last; of a TIFF that a render was written to, its
+    pages. Raises FvfastError.
+    """
+    if isinstance(source, np.ndarray | Tensor):
+        return pixels.channels(source, several=True)
+    if isinstance(source, str | os.PathLike):
+        unreadable = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)  # `take` says why
+        with contextlib.suppress(*unreadable), warnings.catch_warnings(action="ignore"):
+            with PIL.Image.open(source) as file:
+                channels = planes.read(file)
+            if channels is not None:
+                return channels
+    return take(source).image
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """A picture [c, H, W] with as many channels as a network's images, [C, H, W]. Raises FvfastError.
+
+    Colours become their luminance where the network takes one channel, and grey all three where it takes three.
+    """
+    if len(image) == channels:
+        return image
+    if len(image) == 4 and channels in (1, 3):  # an opacity
+        return with_channels(image[:3], channels)
+    if (len(image), channels) == (3, 1):
+        return torch.einsum("c,chw->hw", torch.tensor(LUMA).to(image), image)[None]
+    if (len(image), channels) == (1, 3):
+        return image.expand(3, -1, -1)
+    raise FvfastError(
+        f"the picture has {counted(len(image))}, and this network's images have {channels}: give a picture of "
+        f"{counted(channels)}"
+    )
+
+
 def square(image: Tensor, size: int) -> Tensor:
-    """The middle of a picture [3, H, W] as a square of `size` pixels, [3, size, size]."""
+    """The middle of a picture [C, H, W] as a square of `size` pixels, [C, size, size]."""
     height, width = image.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

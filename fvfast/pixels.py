@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from fvfast.channels import MOST
 from fvfast.errors import FvfastError
 
 CHANNELS = (1, 3, 4)  # grey, colours, colours with an opacity
@@ -16,16 +19,17 @@ NEITHER = (1 + SLACK, 4.0)
 LARGEST_16_BIT = 65535
 
 
-def channels(numbers: np.ndarray | Tensor) -> Tensor:
+def channels(numbers: np.ndarray | Tensor, several: bool = False) -> Tensor:
     """An array or a tensor as [C, H, W] float32 in 0..1 on the CPU; C is 1, 3 or 4.
 
     numbers: [H, W], [H, W, C] or [C, H, W], or one such in a batch of one. What they mean is for `scaled` to say.
-    Raises FvfastError where that cannot be told.
+    several: whether there may be other numbers of channels, up to 16 of them. Raises FvfastError where that cannot be
+    told.
     """
     numbers = _plain(numbers)
     if 0 in numbers.shape:
         raise FvfastError(f"a picture of shape {list(numbers.shape)} is empty: give one with pixels")
-    return scaled(_channels_first(numbers)).contiguous()
+    return scaled(_channels_first(numbers, range(1, MOST + 1) if several else CHANNELS)).contiguous()
 
 
 def scaled(numbers: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ def _plain(numbers: np.ndarray | Tensor) -> Tensor:
     return numbers.detach().cpu()
 
 
-def _channels_first(numbers: Tensor) -> Tensor:
+def _channels_first(numbers: Tensor, counts: Container[int]) -> Tensor:
     """[C, H, W] from [H, W], [H, W, C] or [C, H, W], or one such in a batch of one."""
     shape = list(numbers.shape)
     if len(shape) == 4:
@@ -95,7 +99,7 @@ def _channels_first(numbers: Tensor) -> Tensor:
         return numbers[None]
     if numbers.dim() != 3:
         raise FvfastError(f"{FORM}, not {shape}")
-    first, last = numbers.shape[0] in CHANNELS, numbers.shape[-1] in CHANNELS
+    first, last = numbers.shape[0] in counts, numbers.shape[-1] in counts
     if first and last:
         raise FvfastError(
             f"a picture of shape {shape} may have its channels first or last: give a PIL image, which knows them"

@@ -48,13 +48,13 @@ class Fast:
         unfit: frozenset[str],
         astray: frozenset[str],
         channels: int = 3,
-        widened: bool = False,
+        inputs: int = 3,
     ) -> None:
         """given: the network as it is, in the type of the others. unfit: the layers for which the folded copy is wrong;
         astray: those for which the plain one is too, since what it does in place has effects elsewhere.
         """
         self.unfit, self.astray, self.given = unfit, astray, given
-        self.channels, self.widened = channels, widened
+        self.channels, self.inputs = channels, inputs
         self.habits = layers.habits if isinstance(layers, Layers) else Habits()
         # Each with hooks of its own; those that they were made from stay without, to be copied once more.
         self._folded, self._plain = folded, plain
@@ -73,7 +73,7 @@ class Fast:
     def __call__(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the layers `names` (default all), each [B, C, H, W].
 
-        image: [B, 3, H, W], normalised; where `channels` is 4, [B, 4, H, W] with zeros in the fourth.
+        image: [B, C, H, W], normalised; where `channels` is one more than `inputs`, with zeros in the last.
         """
         wanted = list(self.layers if names is None else names)
         if not image.is_cuda:
@@ -91,7 +91,7 @@ class Fast:
         return Private(self, seed)
 
     def ready(self, shape: tuple[int, ...], dtype: torch.dtype, names: Collection[str]) -> None:
-        """Lower the network now, not at the first call: for images of a shape, [B, 3, H, W], and layers."""
+        """Lower the network now, not at the first call: for images of a shape, [B, C, H, W], and layers."""
         wanted = sorted(names)
         if next(self.given.parameters(), torch.zeros(())).device.type == "cpu":
             self.lowered(torch.empty(shape, dtype=dtype), wanted)
@@ -113,7 +113,7 @@ class Fast:
     def copy_as_given(self) -> Tap:
         """The network unchanged and as new, every pass run to its end."""
         tap = Tap(duplicate(self.given, own_weights=False), self.layers, self.layers, whole=True)
-        tap.channels = 3 if self.channels == 4 and self.widened else None
+        tap.channels = None if self.channels == self.inputs else self.inputs
         return tap
 
     def copy_of(self, names: Collection[str]) -> Tap:
@@ -303,7 +303,7 @@ def prepare(
     widened = wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size)
     given = module if dtype == torch.float32 else in_type(duplicate(module), dtype)
     folded, plain = (in_type(_laid_out(network).requires_grad_(False), dtype) for network in (folded, plain))
-    return Fast(folded, plain, given, layers, wanted, unfit, astray, 4 if widened else inputs, widened)
+    return Fast(folded, plain, given, layers, wanted, unfit, astray, 4 if widened else inputs, inputs)
 
 
 def _laid_out(module: nn.Module) -> nn.Module:

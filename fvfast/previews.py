@@ -14,7 +14,7 @@ from fvfast.step import Batch
 
 @dataclass(frozen=True)
 class Preview:
-    """One image on its way: its row in the result, steps taken, [3, H, W] in 0..1 on the CPU, the objective of the
+    """One image on its way: its row in the result, steps taken, [C, H, W] in 0..1 on the CPU, the objective of the
     view at each step so far [step]."""
 
     row: int

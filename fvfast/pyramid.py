@@ -36,16 +36,16 @@ class Pyramid(Image):
     def __init__(self, recipes: Sequence[Recipe], noise: Tensor, frame: Frame) -> None:
         self.frame, self.views, self.gain = frame, recipes[0].views, recipes[0].gain
         self.decorrelate = recipes[0].decorrelate
-        self.colour = mixing(self.decorrelate, frame.device)
+        self.colour = mixing(self.decorrelate, frame.inputs, frame.device)
         decay = torch.tensor([r.decay for r in recipes], device=frame.device)
         self.weights = [(2.0**level) ** (decay - 1) for level in range(len(sides(frame.size)))]  # [B] each
         sd = torch.tensor([r.sd for r in recipes])[:, None]
         self.parameter = (noise * sd).to(frame.device).requires_grad_()
 
     @staticmethod
-    def noise(size: int, generator: Generator) -> Tensor:
+    def noise(size: int, generator: Generator, channels: int = 3) -> Tensor:
         """One image's grids, standard normal, [N]."""
-        return torch.randn(sum(3 * side * side for side in sides(size)), generator=generator)
+        return torch.randn(sum(channels * side * side for side in sides(size)), generator=generator)
 
     def begin(self, pictures: Tensor) -> None:
         """The pictures in the finest grid, and nothing in the others."""
@@ -55,10 +55,10 @@ class Pyramid(Image):
             self.parameter[:, : finest.shape[1]] = finest
 
     def grids(self) -> list[Tensor]:
-        """The grids as they are, from fine to coarse, [B, 3, side, side] each."""
-        every = sides(self.frame.size)
-        parts = self.parameter.split([3 * side * side for side in every], 1)
-        return [part.view(-1, 3, side, side) for part, side in zip(parts, every, strict=True)]
+        """The grids as they are, from fine to coarse, [B, C, side, side] each."""
+        every, channels = sides(self.frame.size), self.frame.inputs
+        parts = self.parameter.split([channels * side * side for side in every], 1)
+        return [part.view(-1, channels, side, side) for part, side in zip(parts, every, strict=True)]
 
     def canvas(self) -> Tensor:
         size = (self.frame.size, self.frame.size)

@@ -13,9 +13,7 @@ from fvfast.judging import Judge as Judge
 from fvfast.judging import SecondNetwork as SecondNetwork
 from fvfast.likeness import compare as compare
 from fvfast.likeness import ms_ssim as ms_ssim
-
-# ITU-R BT.601 luma
-LUMA = torch.tensor([0.299, 0.587, 0.114])
+from fvfast.photographs import LUMA as LUMA
 
 
 def spectrum_slope(images: Tensor) -> Tensor:

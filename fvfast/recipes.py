@@ -30,7 +30,7 @@ class Recipe:
     envelope, decay: the fixed scaling of the Fourier spectrum ("lucid": 1/max(f, 1/max(H, W))^decay, or
         "torch-dreams"); for a pyramid, how much more its coarse grids count.
     sd: standard deviation of the starting noise; gain: what the image is multiplied by before the sigmoid.
-    decorrelate: whether channels are mixed by ImageNet's colour statistics.
+    decorrelate: whether channels are mixed by ImageNet's colour statistics, where they are three; others never are.
     clip: largest norm of an image's gradient; None for any.
     magnitude: for phases, the file with their magnitudes; None for 1/f. noise: the standard deviation of the noise
         added to each of their views, in the network's normalised units.

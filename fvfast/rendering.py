@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fvfast import arguments, magnitudes, models, photographs, precision, recipes
+from fvfast import arguments, magnitudes, models, precision, recipes
 from fvfast.asked import Target
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.expressions import Objective, Picture
@@ -132,7 +132,7 @@ def render(
             generator, image = image, PREFIX + image.name
             job.bring(image, generator)
         if start is not None and not isinstance(start, str | os.PathLike):
-            job.pictures[GIVEN], start = photographs.square(picture(start).pixels, canvas), GIVEN
+            job.pictures[GIVEN], start = job.fitted(picture(start).pixels), GIVEN
         changes = {"image": image, "steps": steps, "lr": lr, "size": canvas}
         more = {"start": None if start is None else os.fspath(start), "patience": patience}
         more |= {"alpha": float(alpha) or None, "shared": ALIGNED if align else None}
@@ -168,6 +168,9 @@ def _plan(
     objectives = job.objectives(target)
     if interpolate:
         objectives = _between(objectives, interpolate)
+    for objective in objectives:
+        for compared in objective.pictures():
+            job.fitted(compared.pixels)  # what is wrong with it is said before any work is done
     chosen = [recipe_for(recipe, objective, **changes) for objective in objectives]
     chosen = [_with(job, one, objective, options) for one, objective in zip(chosen, objectives, strict=True)]
     if any(r.shared for r in chosen) and len({shared_settings(r) for r in chosen}) > 1:
@@ -203,7 +206,7 @@ def _with(job: Job, recipe: Recipe, objective: Objective, options: dict[str, Any
     if recipe.image == "phase":  # which has an opacity of its own
         options = {key: value for key, value in options.items() if key != "alpha"}
     if objective.start is not None and "start" not in options and recipe.start is None:
-        square = photographs.square(objective.start.pixels, job.size)
+        square = job.fitted(objective.start.pixels)
         if not job.pictures.setdefault(objective.start.name, square).equal(square):
             raise FvfastError("these images start from different pictures given in Python: render each by itself")
         options = {**options, "start": objective.start.name}

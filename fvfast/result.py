@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 from torch import Tensor
 
-from fvfast import files, film, video
+from fvfast import files, film, planes, video
+from fvfast.channels import counted
 from fvfast.errors import FvfastError
 from fvfast.recipes import Recipe
 from fvfast.tables import figure
@@ -34,12 +36,12 @@ class Progress:
 class Render:
     """What a render made. The rows of every field are the images, in the order of the targets.
 
-    images: [B, 3, H, W] float32 in 0..1, on the CPU.
+    images: [B, C, H, W] float32 in 0..1, on the CPU; C is the number of channels that the network takes, usually three.
     targets: how each is written; seeds: the seed of each.
     objective_start, objective: the objective on the unaugmented canvas, by the unmodified network in float32, [B].
     history: [B, steps] the objective of the view at each step; NaN where a step was not taken.
     alphas: one an image: opacity [H, W] in 0..1, or None where the parameterisation knows of none.
-    snapshots: one list an image of (step, [3, H, W]), or [4, H, W] with a learnt opacity.
+    snapshots: one list an image of (step, [C, H, W]), or [4, H, W] with a learnt opacity.
     frames: likewise, of those that a film is made of, in 8 bits; none unless asked for.
     recipes: each image's own. specs: what renders each again (see `files.save`).
     seconds: the loop's; steps: taken, summed over images.
@@ -85,6 +87,8 @@ class Render:
     def save(self, folder: str | Path = "renders", alpha: bool = False, snapshots: bool = True) -> list[Path]:
         """Write one PNG an image (and its snapshots) into `folder`, made if missing; returns the images' paths.
 
+        Images of other channels than one or three are TIFFs of one page a channel; a PNG beside each shows them all.
+
         alpha: make images transparent that know of an opacity; snapshots: whether to write these too.
         """
         return files.save(self, Path(folder), alpha, snapshots)
@@ -95,10 +99,13 @@ class Render:
             f"{figure(start)} to {figure(end)}"
             for start, end in zip(self.objective_start.tolist(), self.objective.tolist(), strict=True)
         ]
-        return files.sheet([files.on_paper(p) for p in self.pictures()], self.targets, captions, columns)
+        count = self.images.shape[1]
+        tile = 224 if planes.colours(count) else 160 * math.ceil(math.sqrt(count))  # room for every channel
+        return files.sheet([files.on_paper(p) for p in self.pictures()], self.targets, captions, columns, tile)
 
     def pictures(self) -> list[PIL.Image.Image]:
-        """The images as pictures, transparent where their recipe has them so."""
+        """The images as pictures, transparent where their recipe has them so; other channels than one or three side by
+        side."""
         pictures = [files.to_pil(image) for image in self.images]
         for picture, opacity, recipe in zip(pictures, self.alphas, self.recipes, strict=True):
             if recipe.alpha and opacity is not None:
@@ -115,13 +122,23 @@ class Render:
         video.check(path)
         if not any(self.frames):
             raise FvfastError("this render kept no frames: ask for them with frames=... (--video on the command line)")
-        return video.write(film.grid(self.frames), path, rate)
+        return video.write(film.grid(self.frames, self.images.shape[1]), path, rate)
+
+
+def assumption(model: Model) -> str:
+    """What a person should know of a model whose normalisation is a guess."""
+    return (
+        f"{model.name} takes images of {counted(model.channels)} and does not say how they are normalised: mean "
+        f"{model.mean[0]:g} and deviation {model.std[0]:g} are assumed (fvfast.load(..., mean=..., std=...) sets them)"
+    )
 
 
 def notes(result: Render) -> list[str]:
     """What a person should know of a finished render: which images stayed grey, or moved in vain."""
     contrast = result.images.std((2, 3)).mean(1)  # [B]
     found: list[str] = []
+    if result.network and result.network.assumed:
+        found.append(assumption(result.network))
     rows = zip(
         result.targets,
         contrast.tolist(),

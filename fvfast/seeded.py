@@ -169,7 +169,7 @@ def picture(source: Source | Picture) -> Picture:
     if isinstance(source, Picture):
         return source
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else GIVEN
-    return Picture(name, photographs.take(source).image)
+    return Picture(name, photographs.planes_of(source))
 
 
 # The public names; `image` is whatever `photographs.take` takes ----------------------------------------------

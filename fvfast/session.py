@@ -60,7 +60,7 @@ class Session:
         self.probe = batch is None and probes(job.device) and len(self.plan) > 1
         self.stages: dict[str, float] = {}
         self.depth = {name: index for index, name in enumerate(job.layers)}
-        self.channels = 3
+        self.channels = job.model.channels  # of the view: one more where the stem is widened
         self.interrupted = False
         self.preview: Callable[[Preview], None] | None = None
         self.network = AUTO  # or the form that was asked for
@@ -73,7 +73,8 @@ class Session:
         # Whether the stem can be widened hangs on everything that is wanted. So on a CPU, where an image must not
         # depend on its company, it never is; nor would it gain anything there.
         wide = job.device.type == "cuda" and job.dtype != torch.float32
-        make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide)
+        inputs = job.model.channels
+        make = functools.partial(prepare.prepare, job.module, job.layers, wanted, job.view, job.dtype, wide, inputs)
         fast = job.recordings.fast((tuple(wanted), wide, self.network), make) if self.on_gpu else make()
         self.channels = fast.channels
         if job.layers.habits.single or job.layers.mixed.intersection(wanted):
@@ -237,7 +238,7 @@ class Session:
         for image in images:
             # One generator an image: its start and its views do not depend on what is rendered beside it.
             generator = torch.Generator().manual_seed(image.seed)
-            noise.append(kind.noise(job.size, generator))
+            noise.append(kind.noise(job.size, generator, job.model.channels))
             tables.append(image.recipe.views.draw(recipe.steps, generator, job.size, view))
             if recipe.alpha:
                 # Another one, since how many numbers the views took depends on the steps.

@@ -63,6 +63,7 @@ def measure(
     Raises FvfastError where the model or layer cannot be had, or it was stopped before there was anything to tell.
     """
     loaded = models.load(model, weights)
+    loaded.need_colours("the comparison with lucent")
     if layer is None and loaded.name != models.DEFAULT_MODEL:
         raise FvfastError(f"name a layer: `fvfast layers {loaded.name}` lists them")
     canvas = size or loaded.size

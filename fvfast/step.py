@@ -14,7 +14,7 @@ from torch import Tensor
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context, Objective, Picture, Reference
 from fvfast.images import Fourier, Image, look
-from fvfast.photographs import square
+from fvfast.photographs import square, with_channels
 from fvfast.plateau import reached
 from fvfast.prepare import Fast, Private
 from fvfast.redirect import Redirection
@@ -31,9 +31,9 @@ class Batch:
     rows: which images of the whole render these are. clip: largest gradient norm of an image, or None.
     history: [steps, B], the objective of each view; filled as the loop goes. done: steps taken. every: how often
     to keep a snapshot; marks: after which steps besides. frames_at: after which steps to keep a frame of a film,
-    [B, 3 or 4, H, W] in 8 bits. redirect, patience, tolerance: as in `Recipe`. ended: [B], how many steps each image
-    takes; fewer than `steps` once it has reached a plateau. watch: shown the batch as it goes, by the thread that works
-    on it. error: why the batch could not go on, where the others can.
+    [B, C, H, W] in 8 bits, or with an opacity one more. redirect, patience, tolerance: as in `Recipe`. ended: [B], how
+    many steps each image takes; fewer than `steps` once it has reached a plateau. watch: shown the batch as it goes, by
+    the thread that works on it. error: why the batch could not go on, where the others can.
     settings: what a batch has in common with others that a captured step may serve too; None for nothing.
     seed: of the random numbers that the network draws, if it does.
     seconds: what the stages took: "warm-up" and "capture" (of a CUDA graph), and "loop".
@@ -177,6 +177,8 @@ class Step:
         """A step around the network in five launches, where the image's views are evaluated in its Fourier basis."""
         image = self.image
         looks_at_canvas = any(not leaf.layers for objective, _ in self.batch.objectives for leaf in objective.leaves())
+        if image.frame.inputs != 3:  # what the kernels take
+            return None
         # A subclass of Fourier makes its spectrum out of another parameter, to which autograd knows the way.
         if type(image) is not Fourier or not image.views.in_basis or looks_at_canvas or self.batch.clip:
             return None
@@ -185,7 +187,7 @@ class Step:
 
         def advance(step: Step) -> Tensor:
             synthesize_into(buffers, spectrum, envelope, step._views, step.count)
-            view = buffers.view.detach().requires_grad_()  # [B, 3 or 4, R, R]
+            view = buffers.view.detach().requires_grad_()  # [B, 3, R, R], or 4 in a wide frame
             value = step._value(view, lambda: step.table.index_select(0, step.count)[0])
             (gradient,) = torch.autograd.grad(-value.sum(), view, allow_unused=True)  # Adam minimises
             if gradient is None:
@@ -280,7 +282,8 @@ class _Compared:
         self.pictures: dict[int, Tensor] = {}
         for objective, _ in batch.objectives:
             for picture in objective.pictures():
-                pixels = square(picture.pixels, self.frame.size).to(self.frame.device)
+                fitting = with_channels(picture.pixels, self.frame.inputs)
+                pixels = square(fitting, self.frame.size).to(self.frame.device)
                 self.pictures.setdefault(id(picture), pixels)
 
     def at(self, views: Callable[[], Tensor]) -> Reference | None:

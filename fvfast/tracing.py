@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fvfast import axes, feeding, outside
 from fvfast.axes import Seen
+from fvfast.channels import counted, taken
 from fvfast.copies import duplicate, strays
 from fvfast.distances import distance
 from fvfast.errors import FvfastError, is_out_of_memory
@@ -282,6 +283,11 @@ def input_size(
             f"{name} wants more than an image: give it {' and '.join(more)} with fvfast.load(model, inputs={{{given}}})"
         ) from refusal
     fits = _fitting(module, size, native, inputs, refusal)
+    if fits is None and (count := taken(duplicate(module, own_weights=False), native)) not in (inputs, None):
+        raise FvfastError(
+            f"{name} takes images of {counted(count)}, and its mean and std are for {inputs}: load it with "
+            f"fvfast.load(..., mean=..., std=...) of {count} numbers each, or one"
+        ) from refusal
     if fits is None:
         raise FvfastError(f"{name} fails on an image of {inputs} channels and {size} px: {told(refusal)}") from refusal
     if not _takes(module, fits + 64, inputs) and not _takes(module, fits * 2, inputs):

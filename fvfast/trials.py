@@ -119,6 +119,7 @@ def render(
     if not chosen:
         raise FvfastError(f"name at least one recipe; there are {', '.join(VARIANTS)}")
     loaded = models.load(model, weights)
+    loaded.need_colours("quality")
     wanted = _targets(loaded, target, count)
     digest, where = weights_digest(loaded), rendering.pick_device(device)
     options = Options(threads=threads)

@@ -13,7 +13,7 @@ from fvfast.errors import FvfastError
 from fvfast.store import INDEX, Entry, Query, Store, Trace
 from fvfast_dashboard import settings
 
-_ADDRESS = re.compile(rf"(?:{'|'.join(FOLDERS)})/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.(?:png|webp)")
+_ADDRESS = re.compile(rf"(?:{'|'.join(FOLDERS)})/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.(?:png|webp|tif)")
 _KEY = re.compile(r"[0-9a-f]{8,64}")
 _BROKEN = (FvfastError, ValueError, TypeError, KeyError)  # what reading a damaged row may end in
 

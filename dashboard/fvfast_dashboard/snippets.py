@@ -24,7 +24,7 @@ def command(folder: Path, entry: Entry) -> str:
         return f"# this {entry.model} was given in Python: take the Python"
     changes = _changes(entry)
     if changes is None:
-        if entry.image.endswith(".png"):
+        if entry.image.endswith((".png", ".tif")):
             return shlex.join(["fvfast", "render", "--from", str(folder / entry.image)])
         return "# this recipe has no equivalent on the command line: take the Python"
     words: list[str] = []

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 import fvfast
-from fvfast import layers, selection, spelling, targets
 from fvfast import objectives as o
+from fvfast import selection, spelling, targets, tracing
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.layers import Layer
@@ -182,7 +182,7 @@ def test_a_sum_that_can_be_read_has_the_same_value(objective):
 )
 def test_a_picture_of_any_name_reads_back(tiny, tmp_path, file):
     Image.new("RGB", (40, 40), (200, 30, 90)).save(tmp_path / file)
-    found = layers.trace(tiny.module.eval(), 32)
+    found = tracing.trace(tiny.module.eval(), 32)
     for objective in (
         o.caricature("deep", file, 1 / 3),
         o.caricature("deep", file),
@@ -263,7 +263,7 @@ def test_the_table_prints_what_renders_the_same_again(cli, oddly_named, target):
 )
 def test_an_atlas_takes_layers_by_the_same_names(oddly_named, names, chosen):
     model = fvfast.load(oddly_named)
-    found = layers.trace(model.module.eval(), 32)
+    found = tracing.trace(model.module.eval(), 32)
     features = selection.features(model.module, found, model.name, names, "0")
     assert features == [o.channel(name, 0) for name in chosen]
 
@@ -279,7 +279,7 @@ def test_an_atlas_takes_layers_by_the_same_names(oddly_named, names, chosen):
 )
 def test_an_atlas_of_what_is_not_there_is_refused(oddly_named, name, channels, sentence):
     model = fvfast.load(oddly_named)
-    found = layers.trace(model.module.eval(), 32)
+    found = tracing.trace(model.module.eval(), 32)
     with pytest.raises(FvfastError, match=sentence):
         selection.features(model.module, found, model.name, [name], channels)
 
@@ -311,7 +311,7 @@ def test_an_atlas_of_what_is_not_there_is_refused(oddly_named, name, channels, s
     ids=lambda text: text[:20],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(tiny, text):
-    found = layers.trace(tiny.module.eval(), 32)
+    found = tracing.trace(tiny.module.eval(), 32)
     with pytest.raises(FvfastError) as caught:
         targets.parse(text, found, tiny)
     assert "\n" not in str(caught.value)

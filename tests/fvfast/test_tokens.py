@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import fvfast
-from fvfast import layers, targets
 from fvfast import objectives as o
+from fvfast import targets, tracing
 from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.models import Model
@@ -18,7 +18,7 @@ def sketch(nets):
     """A model with a class token before 4 x 4 patches in `embed`, and its layers."""
     torch.manual_seed(0)
     model = Model("tokens", "none", nets.Tokens(), size=32)
-    return model, layers.trace(model.module.eval(), 32)
+    return model, tracing.trace(model.module.eval(), 32)
 
 
 def tokens(model, images):

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 from torch import Tensor
 
-from fvfast import differences, quality
+from fvfast import differences, planes, quality
 from fvfast.errors import FvfastError
 from fvfast.store import Entry, Query, Store, Trace
 from fvfast.tables import figure
@@ -32,6 +32,11 @@ class Side:
     def finished(self) -> bool:
         return self.step == self.entry.steps
 
+    @property
+    def measurable(self) -> bool:
+        """Whether the picture is the image itself, not its channels side by side."""
+        return not self.entry.image.endswith(planes.SUFFIX)
+
 
 def show() -> None:
     widgets.title("Compare", "Drag the line. Left and right may be two recipes, two seeds, two paths or two steps.")
@@ -49,6 +54,12 @@ def show() -> None:
         widgets.problem(f"the image file of {missing.target} is missing or damaged: see `fvfast store verify`")
         return
     a, b = _named(a, b)
+    if not (a.measurable and b.measurable):
+        components.wipe(a.picture, b.picture, (a.name, b.name), key=f"wipe {a.entry.key} {b.entry.key}")
+        st.info("Differences and spectra are measured on images in grey or in three colours only.")
+        st.subheader("Histories", anchor=False)
+        _histories(a, b)
+        return
     image_a, image_b = differences.matched(differences.decode(a.picture), differences.decode(b.picture))
     wipe, map_ = st.columns(2, gap="large")
     with wipe:
@@ -128,7 +139,8 @@ def _sides(store: Store, first: Entry, second: Entry) -> list[Side | None]:
             step = place.select_slider("Steps", [*stages, entry.steps], entry.steps, key=f"step {name} {entry.key}")
             address = stages.get(step, entry.image)
         picture = library.picture(store, address)
-        found.append(Side(entry, trace, step, picture, "") if picture and _readable(picture) else None)
+        sound = picture and _readable(picture)
+        found.append(Side(entry, trace, step, planes.viewable(picture), "") if picture and sound else None)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from fvfast import evidence
+from fvfast import evidence, planes
 from fvfast.store import Entry, Query, Store, Trace
 from fvfast.tables import figure
 from fvfast_dashboard import charts, components, library, navigation, settings, snippets, widgets
@@ -81,7 +81,7 @@ def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
             icon=":material/broken_image:",
         )
         return step
-    slot.image(picture, width="stretch")
+    slot.image(planes.viewable(picture), width="stretch")
     suffix = entry.image.rpartition(".")[2] if step in (None, entry.steps) else "webp"
     name = f"{entry.model}-{entry.target}-seed{entry.seed}".replace(":", "-").replace("/", "-").replace(",", "-")
     left, right = st.columns(2)
@@ -93,7 +93,7 @@ def _image(store: Store, entry: Entry, trace: Trace | None) -> int | None:
         icon=":material/download:",
         on_click="ignore",
         width="stretch",
-        help="A PNG of the finished image carries its own recipe: `fvfast render --from FILE` renders it again.",
+        help="A PNG or TIFF of the image carries its own recipe: `fvfast render --from FILE` renders it again.",
     )
     if right.button("Compare", icon=":material/compare:", width="stretch"):
         others = [one for one in library.of_feature(store, entry) if one.key != entry.key]

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from fvfast import spelling
+from fvfast import planes, spelling
 from fvfast.errors import FvfastError
 from fvfast.store import Store
 from fvfast.tables import figure
@@ -194,5 +194,5 @@ def _kept(store: Store, key: str, caption: str) -> None:
     if picture is None:
         st.caption(f"{caption}: it is not in the store any more.")
         return
-    st.image(picture, caption=caption, width="stretch")
+    st.image(planes.viewable(picture), caption=caption, width="stretch")
     navigation.link("feature", "Open", icon=":material/open_in_new:", key=key)

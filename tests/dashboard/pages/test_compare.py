@@ -9,7 +9,8 @@ import pytest
 import torch
 from fvfast_dashboard import charts
 
-from fvfast import blobs, differences, quality
+import fvfast
+from fvfast import blobs, differences, keeping, quality
 from fvfast.store import Store
 from tests.fvfast.sketch_store import traced
 
@@ -130,3 +131,20 @@ def test_spectra_are_logarithmic_and_in_cycles_a_pixel():
     assert "cycles/pixel" in chart["encoding"]["x"]["title"]
     (rows,) = chart["datasets"].values()
     assert [row["power"] for row in rows if row["render"] == "a"] == [4.0, 1e-12]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 12])
+def test_images_of_other_channels_are_shown_and_not_measured_as_colours(visit, tmp_path, words, component, count):
+    model = fvfast.load(torch.nn.Conv2d(count, 4, 3), mean=0.5, std=0.25)
+    with Store(tmp_path / "store", write=True) as store:
+        made = fvfast.render(model, "logits:1", size=64, steps=2, copies=2, snapshots=[1])
+        a, b = keeping.keep(store, made)
+    app = visit("compare", a=a.key, b=b.key)
+    assert not app.exception
+    found = component(app)
+    assert (found["left"][:22], found["left"] != found["right"]) == ("data:image/png;base64,", True)
+    assert bool(app.metric) == (count == 1)  # a grey image is measured
+    assert ("in grey or in three colours only" in words(app)) == (count != 1)
+    feature = visit("feature", key=a.key)
+    assert not feature.exception
+    assert not visit("gallery").exception
