@@ -20,11 +20,11 @@ from fvfast import files, places, upkeep
 from fvfast.atlases import AtlasProgress, atlas
 from fvfast.cli_atlas import duration
 from fvfast.errors import FvfastError
-from fvfast.layers import trace
 from fvfast.models import load
 from fvfast.places import Pace
 from fvfast.selection import features, stages, whole_network
 from fvfast.store import Query, Store
+from fvfast.tracing import trace
 
 HERE = Path(__file__).parent
 QUICK: dict[str, Any] = {"size": 32, "steps": 3}

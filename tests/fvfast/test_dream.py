@@ -15,10 +15,10 @@ from fvfast.errors import FvfastError
 from fvfast.expressions import Context
 from fvfast.guide import Guided
 from fvfast.images import COLOUR
-from fvfast.layers import trace
 from fvfast.models import Model
 from fvfast.objectives import channel, layer
 from fvfast.prepare import prepare
+from fvfast.tracing import trace
 
 QUICK: dict[str, Any] = {"octaves": 2, "steps": 3, "tile": 128}
 
