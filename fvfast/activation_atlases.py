@@ -27,6 +27,7 @@ from fvfast.identity import canonical, feeding, weights_digest
 from fvfast.layers import LOGITS, Tap
 from fvfast.layouts import Cell
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.objectives import Direction
 from fvfast.pristine import pristine
 from fvfast.recipes import Recipe
@@ -65,6 +66,7 @@ class ActivationAtlas:
     dtype_why: str = ""
 
 
+@neutral()
 def activation_atlas(
     model: str | nn.Module | Model,
     layer: str,

@@ -17,6 +17,7 @@ from fvfast.forms import AUTO
 from fvfast.identity import weights_digest
 from fvfast.job import Job
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.objectives import Channel
 from fvfast.places import Here, Place, Work
 from fvfast.plans import ImagePlan
@@ -80,6 +81,7 @@ class AtlasResult:
         return self.rendered / self.seconds if self.seconds else 0.0
 
 
+@neutral()
 def atlas(
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
     layers: str | Sequence[str] = (),

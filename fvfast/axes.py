@@ -169,7 +169,7 @@ def _by_relatives(seen: Mapping[str, Seen], found: dict[str, str]) -> None:
 def _near(layer: Seen, seen: Mapping[str, Seen], found: Mapping[str, str]) -> str | None:
     """The layout that a layer's relatives say it has; None where they differ, or say nothing."""
     source = layer.before
-    if source in found and isinstance(layer.module, POINTWISE) and _alike(seen[source], layer):
+    if source is not None and source in found and isinstance(layer.module, POINTWISE) and _alike(seen[source], layer):
         return found[source] if " " not in found[source] else None
     for relatives in (layer.inside, [source] if source else [], list(seen)):
         told = {found[n] for n in relatives if n in found and _alike(seen[n], layer) and _telling(layer, found[n])}

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fvfast.outside import ATOMIC, variables
 
@@ -91,7 +92,7 @@ class _Copier:
         return made
 
     def _tensor(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
+        if is_lazy(tensor) or tensor.is_meta:
             return self._keep(tensor, tensor)
         with torch.no_grad():
             made = tensor.detach().clone()

@@ -19,6 +19,7 @@ from fvfast.dreaming import DEFAULT_PRESET, Dream, Dreamer, DreamProgress, Prese
 from fvfast.errors import FvfastError
 from fvfast.expressions import Objective
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.photographs import Photograph, Source
 
 # Told which frame is worked on, from 1, how many there are, and how far its dream is.
@@ -31,7 +32,7 @@ class DreamtAnimation:
 
     source: what it was made of. pictures: the frames, in 8 bits, RGB or RGBA. durations: for how long each is shown, in
     ms; None for pages. photograph: the first frame, with what the file says besides pixels.
-    targets, model, device, sizes: as in `Dream`. objective_start, objective: means over the frames.
+    targets, model, device, dtype, dtype_why, sizes: as in `Dream`. objective_start, objective: means over the frames.
     steps: taken for all frames together. seconds: they took.
     """
 
@@ -47,6 +48,8 @@ class DreamtAnimation:
     sizes: list[tuple[int, int]]
     steps: int
     seconds: float
+    dtype: str = "float32"
+    dtype_why: str = ""
     interrupted: bool = False
 
     @property
@@ -61,6 +64,7 @@ class DreamtAnimation:
         return Path(path)
 
 
+@neutral()
 def dream_animation(
     photo: str | os.PathLike[str] | PIL.Image.Image,
     model: str | nn.Module | Model = models.DEFAULT_MODEL,
@@ -138,6 +142,8 @@ def over(
         device=dreams[0].device,
         objective_start=fmean(dream.objective_start for dream in dreams),
         objective=fmean(dream.objective for dream in dreams),
+        dtype=dreams[0].dtype,
+        dtype_why=dreams[0].dtype_why,
         sizes=dreams[0].sizes,
         steps=sum(dream.steps for dream in dreams),
         seconds=sum(dream.seconds for dream in dreams),

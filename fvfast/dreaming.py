@@ -23,6 +23,7 @@ from fvfast.expressions import Objective
 from fvfast.guide import guided
 from fvfast.job import Job
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.optimize import keep_large_blocks, layers_of
 from fvfast.photographs import Photograph, Source
 from fvfast.rendering import pick_device
@@ -114,6 +115,7 @@ class Dream:
         return Path(path)
 
 
+@neutral()
 def dream(
     photo: Source,
     model: str | nn.Module | Model = models.DEFAULT_MODEL,

@@ -20,6 +20,7 @@ from fvfast.errors import FvfastError
 from fvfast.identity import weights_digest
 from fvfast.layers import Layer, Tap
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.photographs import with_channels
 from fvfast.pristine import pristine
 from fvfast.rendering import pick_device
@@ -59,6 +60,7 @@ class Seen:
     side: int
 
 
+@neutral()
 def find(
     model: str | nn.Module | Model,
     layer: str,

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from fvfast.errors import FvfastError, is_out_of_memory
+from fvfast.prepare import Fast
 from fvfast.step import Batch, Step
 
 # Before a capture: loads every kernel (illegal inside one), lets cuDNN choose, and fills every cache.
@@ -179,9 +180,9 @@ def record(
     step: Step, notify: Callable[[str], None], graphs: Callable[[torch.device, bool], Graph] = CudaGraph
 ) -> Recording:
     """A step warmed up and captured, standing at its start."""
-    return Recording(
-        step, notify, graphs(step.parameter.device, step.tap.form_for(step.names, len(step.batch.rows)).tuned)
-    )
+    assert isinstance(step.tap, Fast)
+    tuned = step.tap.form_for(step.names, len(step.batch.rows)).tuned
+    return Recording(step, notify, graphs(step.parameter.device, tuned))
 
 
 def _reason(error: BaseException) -> str:

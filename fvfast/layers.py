@@ -144,9 +144,9 @@ class Tap:
             left[name] -= 1
             if left[name] <= 0 and not self.whole:
                 del left[name]
-            last = not left or found is None or unfolded is not None
             # What follows may work in place (`out += identity`): what is kept stays as it was.
-            self._run.got[name] = found if last else found.clone()
+            goes_on = bool(left) and unfolded is None
+            self._run.got[name] = found.clone() if found is not None and goes_on else found
             if not left:
                 raise _Stop
 

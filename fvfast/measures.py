@@ -22,6 +22,7 @@ from fvfast.job import Job
 from fvfast.judging import Judge, SecondNetwork
 from fvfast.layers import LOGITS
 from fvfast.models import Model
+from fvfast.neutral import neutral
 from fvfast.objectives import Channel
 from fvfast.recipes import RECIPES
 from fvfast.reloading import reload
@@ -102,6 +103,7 @@ class Report:
         }
 
 
+@neutral()
 def measure(
     store: str | Path,
     keys: Mapping[str, Sequence[str]] | None = None,

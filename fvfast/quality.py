@@ -71,7 +71,7 @@ def colourfulness(images: Tensor) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    return torch.einsum("bchw,c->bhw", images, LUMA.to(images))
+    return torch.einsum("bchw,c->bhw", images, torch.tensor(LUMA).to(images))
 
 
 def _power(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,11 @@ from fvfast.expressions import Context
 from fvfast.job import Job
 from fvfast.layers import find
 from fvfast.lucent_style import lucent_style
+from fvfast.neutral import neutral
 from fvfast.objectives import Channel
 from fvfast.optimize import crew_size, keep_large_blocks
 from fvfast.plans import ImagePlan
-from fvfast.prepare import prepare
+from fvfast.prepare import Fast, prepare
 from fvfast.recipes import RECIPES
 from fvfast.session import Session
 from fvfast.stamps import machine
@@ -36,6 +37,7 @@ LUCENT, ONE, SIDE_BY_SIDE = "lucent-style loop", "fvfast, one image", "fvfast, i
 LEAST_ROUNDS = 3
 
 
+@neutral()
 def measure(
     model: str = models.DEFAULT_MODEL,
     layer: str | None = None,
@@ -187,4 +189,5 @@ def _gate(job: Job, step: Step) -> dict[str, Any]:
     def value(activations: dict[str, torch.Tensor]) -> torch.Tensor:
         return objective(Context(activations, layers=step.tap.layers))
 
+    assert isinstance(step.tap, Fast)
     return verdict(compare(job.module, job.layers, step.tap, step.names, view, value))

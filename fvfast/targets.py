@@ -201,8 +201,7 @@ def _written(objective: Objective) -> bool:
 def _readable(text: str, model: Model) -> bool:
     """Whether a text reads as a target of some layer of a network."""
     names = [LOGITS, *(name for name, _ in model.module.named_modules())]
-    size = {"channels": MOST, "height": MOST, "width": MOST, "tokens": MOST**2 + 1}
-    wide = {name: Layer(name, "", **size, channels_last=False, calls=1) for name in names}
+    wide = {name: Layer(name, "", MOST, MOST, MOST, MOST**2 + 1, channels_last=False, calls=1) for name in names}
     try:
         parse(text, wide, model)
     except FvfastError:

@@ -14,7 +14,7 @@ from typing import Any
 import fvfast
 from bench.gpu import graphs
 from bench.gpu.findings import Findings, needs_gpu, seconds_left, stage_parser
-from fvfast.layers import trace
+from fvfast.tracing import trace
 
 BLOCKS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 CHANNELS, STEPS, SIZE = 512, 256, 224

@@ -28,6 +28,7 @@ from fvfast.compat.lucent.optvis import objectives, param, transform
 from fvfast.compat.lucent.optvis.param.color import Rgb
 from fvfast.compat.lucent.paths import Engine, General, Loop, SlowPath
 from fvfast.errors import FvfastError
+from fvfast.neutral import neutral
 
 ImageFunction = Callable[[], Tensor]
 Array = np.ndarray[Any, Any]
@@ -35,6 +36,7 @@ LUCENT_LR = 5e-2
 NATIVE = 224  # pixels: smaller images are shown to the network at this size
 
 
+@neutral()
 def render_vis(
     model: nn.Module,
     objective_f: str | Loss,
