@@ -19,12 +19,12 @@ NAMES = {0: "", 1: "T", 2: "HW", 3: "DHW"}  # of the axes that hold positions, b
 # Of a class, of registers, of distillation: tokens that stand for no patch, at most.
 EXTRA_TOKENS = 5
 
-# Layers by where their channels are; a subclass with a forward pass of its own may do as it likes.
-SECOND = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
+# Layers by where their channels are: what has weights for each.
+SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm)
+LAST += (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.TransformerEncoder, nn.TransformerDecoder)
+# Layers that leave the axes as they find them, though not always their lengths.
+SLIDING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
@@ -33,15 +33,9 @@ SECOND = (
     nn.Dropout1d,
     nn.Dropout2d,
     nn.Dropout3d,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.ChannelShuffle,
+    nn.LocalResponseNorm,
     nn.Upsample,
-    nn.Fold,
-    nn.Unfold,
 )
-LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm)
-LAST += (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.TransformerEncoder, nn.TransformerDecoder)
 # Layers that leave every number where it is.
 POINTWISE = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU,
@@ -138,22 +132,17 @@ def _by_kind(module: nn.Module | None, axes: int) -> int | None:
         return None
     for kinds, axis in ((SECOND, 1), (LAST, axes - 1)):
         for kind in kinds:
-            if isinstance(module, kind) and _runs_as(module, kind):
+            if isinstance(module, kind) and _runs_as(module):
                 if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
                     return None
                 return axis
     return None
 
 
-def _runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module has the forward pass of PyTorch's own class (of that kind, or one derived from it).
-
-    Convolutions keep their layout whatever is done to their weights.
-    """
-    if issubclass(kind, nn.modules.conv._ConvNd):
-        return True
+def _runs_as(module: nn.Module) -> bool:
+    """Whether a module puts out what PyTorch's own class does, without a forward pass or hooks of its own."""
     own = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return own.__module__.startswith("torch.nn.") and "forward" not in vars(module)
+    return own.__module__.startswith("torch.nn.") and "forward" not in vars(module) and not module._forward_hooks
 
 
 def _by_relatives(seen: Mapping[str, Seen], found: dict[str, str]) -> None:
@@ -171,6 +160,11 @@ def _near(layer: Seen, seen: Mapping[str, Seen], found: Mapping[str, str]) -> st
     source = layer.before
     if source is not None and source in found and isinstance(layer.module, POINTWISE) and _alike(seen[source], layer):
         return found[source] if " " not in found[source] else None
+    if source is not None and source in found and isinstance(layer.module, SLIDING) and _runs_as(layer.module):
+        told = found[source]
+        same = "C" in told and len(told) == len(layer.one)
+        if same and layer.one[told.index("C")] == seen[source].one[told.index("C")]:
+            return told
     for relatives in (layer.inside, [source] if source else [], list(seen)):
         told = {found[n] for n in relatives if n in found and _alike(seen[n], layer) and _telling(layer, found[n])}
         if len(told) == 1:

@@ -7,6 +7,7 @@ copy has these for itself, so that networks that run side by side, or one after 
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
 import threading
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fvfast.outside import ATOMIC, variables
+from fvfast.outside import ATOMIC, cells, variables
 
 LOCKS = tuple(type(make()) for make in (threading.Lock, threading.RLock))
 COMPILED = "OptimizedModule"  # what torch.compile wraps a module in
@@ -47,20 +48,30 @@ def strays(module: nn.Module) -> list[str]:
 
 def _copier(module: nn.Module, own_weights: bool) -> _Copier:
     # What code reaches by a name outside of the module it finds there, not in the copy: it stays one for all.
-    kept = [*variables(module).values(), *([] if own_weights else module.parameters())]
-    parts = {id(child) for child in module.modules()}
-    return _Copier({id(value): value for value in kept if id(value) not in parts})
+    kept = [*variables(module).values(), *cells(module), *([] if own_weights else module.parameters())]
+    parts: dict[int, Any] = {id(child): child for child in module.modules()}
+    made = {id(value): value for value in kept if id(value) not in parts}
+    # What a handle of a hook refers to, weakly.
+    parts |= {
+        id(value): value for child in module.modules() for value in vars(child).values() if isinstance(value, dict)
+    }
+    return _Copier(made, parts)
 
 
 class _Copier:
-    """One copy in the making. made: what was copied already, by the original's id."""
+    """One copy in the making.
 
-    def __init__(self, made: dict[int, Any]) -> None:
-        self.made = made
+    made: what was copied already, by the original's id; parts: what belongs to the module, likewise.
+    """
+
+    def __init__(self, made: dict[int, Any], parts: dict[int, Any]) -> None:
+        self.made, self.parts = made, parts
         self.strays: list[Any] = []
         self._alive: list[Any] = []  # an id is unique only as long as its object lives
 
     def copy(self, value: Any) -> Any:
+        if type(value) in weakref.ProxyTypes:  # which passes itself off as what it stands for
+            return self._proxy(value)
         if isinstance(value, ATOMIC):
             return value
         if id(value) in self.made:
@@ -77,14 +88,16 @@ class _Copier:
             (nn.Module, self._module),
             (types.MethodType, lambda v: self._keep(v, types.MethodType(self.copy(v.__func__), self.copy(v.__self__)))),
             (types.FunctionType, self._function),
+            (types.CellType, self._cell),
             (functools.partial, self._partial),
             (dict, self._mapping),
             ((list, collections.deque), self._sequence),
             ((tuple, frozenset), self._fixed),
             (set, lambda v: self._keep(v, type(v)(self.copy(one) for one in v))),
-            (LOCKS, lambda v: self._keep(v, type(v)() if type(v) is not LOCKS[0] else threading.Lock())),
-            (threading.local, lambda v: self._keep(v, threading.local())),
-            (weakref.ReferenceType, lambda v: v),
+            (LOCKS, lambda v: self._keep(v, threading.Lock() if type(v) is LOCKS[0] else threading.RLock())),
+            (threading.local, lambda v: self._keep(v, _Local({name: self.copy(one) for name, one in vars(v).items()}))),
+            (weakref.ReferenceType, self._reference),
+            (weakref.WeakKeyDictionary, self._weakly_keyed),
         )
 
     def _keep(self, value: Any, made: Any) -> Any:
@@ -110,41 +123,50 @@ class _Copier:
         if hasattr(type(module), "__deepcopy__"):  # it knows better (a graph of torch.fx)
             return self._by_library(module)
         made = self._keep(module, object.__new__(type(module)))
-        content = {name: self.copy(v) for name, v in module.__dict__.items() if name not in FORGOTTEN}
-        made.__dict__.update(content)
-        # What a class keeps for all of its modules, each copy keeps for itself.
-        for kind in reversed(type(module).__mro__[: -len(nn.Module.__mro__)]):
-            for name, value in vars(kind).items():
-                if isinstance(value, (dict, list, set, collections.deque, Tensor)) and not name.startswith("__"):
-                    made.__dict__.setdefault(name, self.copy(value))
+        made.__dict__.update({name: self.copy(v) for name, v in module.__dict__.items() if name not in FORGOTTEN})
         return made
 
-    def _function(self, function: types.FunctionType) -> types.FunctionType:
-        """A function whose closure holds copies; itself where there is nothing in it to copy."""
-        if not function.__closure__ and not function.__dict__ and not function.__defaults__:
+    # Functions ---------------------------------------------------------------------------------------------
+
+    def _function(self, function: types.FunctionType) -> Any:
+        """A function whose closure and defaults are copies; itself where it has none."""
+        if compiled := getattr(function, "_torchdynamo_orig_callable", None):
+            return self._keep(function, self.copy(compiled))
+        if not (function.__closure__ or function.__dict__ or function.__defaults__ or function.__kwdefaults__):
             return function
-        cells = tuple(types.CellType() for _ in function.__closure__ or ())
-        made = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, None, cells if function.__closure__ else None
-        )
+        # With the cells that its neighbours have too.
+        cells = tuple(self.made.get(id(cell)) or self._new_cell(cell) for cell in function.__closure__ or ())
+        made = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
         self._keep(function, made)
-        for cell, old in zip(cells, function.__closure__ or (), strict=True):
-            try:
-                cell.cell_contents = self._cell(old)
-            except ValueError:  # a variable that has no value yet
-                continue
-        made.__defaults__ = self.copy(function.__defaults__)
-        made.__kwdefaults__ = self.copy(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            self._fill(cell)
+        made.__defaults__, made.__kwdefaults__ = self.copy(function.__defaults__), self.copy(function.__kwdefaults__)
         made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
         made.__dict__.update({name: self.copy(value) for name, value in function.__dict__.items()})
         return made
 
-    def _cell(self, cell: types.CellType) -> Any:
-        return self.copy(cell.cell_contents)
+    def _new_cell(self, cell: types.CellType) -> types.CellType:
+        self._alive.append(cell)
+        return self._keep(cell, types.CellType())
+
+    def _cell(self, cell: types.CellType) -> types.CellType:
+        made = self._new_cell(cell)
+        self._fill(cell)
+        return made
+
+    def _fill(self, cell: types.CellType) -> None:
+        made: types.CellType = self.made[id(cell)]
+        with contextlib.suppress(ValueError):  # a variable that has no value yet
+            content = cell.cell_contents
+            if made is not cell and not _filled(made):
+                made.cell_contents = content  # for what comes back here on its way
+                made.cell_contents = self.copy(content)
 
     def _partial(self, value: functools.partial) -> functools.partial:
         keywords = {name: self.copy(v) for name, v in value.keywords.items()}
         return self._keep(value, functools.partial(self.copy(value.func), *map(self.copy, value.args), **keywords))
+
+    # Containers --------------------------------------------------------------------------------------------
 
     def _mapping(self, value: dict) -> dict:
         try:
@@ -153,10 +175,16 @@ class _Copier:
         except Exception:  # whatever a library's dictionary has to say
             return self._by_library(value)
         for key, one in value.items():
-            made[self.copy(key)] = self.copy(one)
+            made[self._key(key)] = self.copy(one)
         if hasattr(value, "__dict__"):
             made.__dict__.update({name: self.copy(v) for name, v in vars(value).items()})
         return made
+
+    def _key(self, key: Any) -> Any:
+        """A key; the id of one of the module's parts becomes that of the part's copy."""
+        if type(key) is int and key in self.parts:
+            return id(self.copy(self.parts[key]))
+        return self.copy(key)
 
     def _sequence(self, value: Any) -> Any:
         made = self._keep(value, copy.copy(value))
@@ -170,24 +198,76 @@ class _Copier:
             return self._keep(value, value)
         return self._keep(value, type(value)(*inside) if hasattr(value, "_fields") else type(value)(inside))
 
+    # Weak references: to a part of the module they become such to its copy ----------------------------------
+
+    def _reference(self, value: weakref.ReferenceType) -> weakref.ReferenceType:
+        target = value()
+        if isinstance(value, weakref.WeakMethod):
+            owner = getattr(target, "__self__", None)
+            return self._keep(value, weakref.WeakMethod(self.copy(target)) if id(owner) in self.parts else value)
+        return self._keep(value, weakref.ref(self.copy(target)) if id(target) in self.parts else value)
+
+    def _proxy(self, value: Any) -> Any:
+        try:
+            target = value.__init__.__self__
+        except ReferenceError:  # it is no more
+            return value
+        return weakref.proxy(self.copy(target)) if id(target) in self.parts else value
+
+    def _weakly_keyed(self, value: weakref.WeakKeyDictionary) -> weakref.WeakKeyDictionary:
+        made = self._keep(value, weakref.WeakKeyDictionary())
+        for key, one in value.items():
+            made[self.copy(key) if id(key) in self.parts else key] = self.copy(one)
+        return made
+
+    # Any other object ----------------------------------------------------------------------------------------
+
     def _object(self, value: Any) -> Any:
-        """Any other object: by what its attributes hold, where that is all there is to it."""
-        kind = type(value)
-        ways = ("__reduce_ex__", "__reduce__", "__getstate__")
-        own = any(getattr(kind, way) is not getattr(object, way) for way in ways)
-        if own or hasattr(kind, "__deepcopy__") or hasattr(kind, "__slots__") or not hasattr(value, "__dict__"):
+        """An object by what its class says it is made of, as `copy.deepcopy` has it, but with its parts copied here."""
+        if hasattr(type(value), "__deepcopy__"):
             return self._by_library(value)
         try:
-            made = self._keep(value, object.__new__(kind))
-        except TypeError:
+            reduced = value.__reduce_ex__(4)
+            make, arguments, state, listed, keyed = (*reduced, None, None, None)[:5]
+            made = self._keep(value, make(*map(self.copy, arguments)))
+        except Exception:  # pickling protocols raise every kind of error
             return self._by_library(value)
-        made.__dict__.update({name: self.copy(v) for name, v in vars(value).items()})
+        if state is not None:
+            self._restore(made, state)
+        for one in listed or ():
+            made.append(self.copy(one))
+        for key, one in keyed or ():
+            made[self._key(key)] = self.copy(one)
         return made
+
+    def _restore(self, made: Any, state: Any) -> None:
+        if hasattr(made, "__setstate__"):
+            made.__setstate__(self.copy(state))
+            return
+        plain, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+        for name, one in (plain or {}).items():
+            made.__dict__[name] = self.copy(one)
+        for name, one in (slots or {}).items():
+            setattr(made, name, self.copy(one))
 
     def _by_library(self, value: Any) -> Any:
         """As `copy.deepcopy` does it; what that refuses is shared."""
         try:
-            return self._keep(value, copy.deepcopy(value, dict(self.made)))
-        except Exception:  # pickling protocols raise every kind of error
+            return self._keep(value, copy.deepcopy(value, self.made))
+        except Exception:
             self.strays.append(value)
             return self._keep(value, value)
+
+
+class _Local(threading.local):
+    """Values of a thread that every thread begins with: what the network's maker has set is there for its workers."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None or True
+    except ValueError:
+        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,13 +39,15 @@ PLAIN = (bool, int, float, str, type(None))
 class Habits:
     """What a network does besides computing.
 
-    reads: it looks at values, and may decide by them. draws: it draws random numbers. remembers: what it puts out
-    depends on earlier passes, or may after some more. single: it takes one image at a time. foreign: code of its own
-    runs in it, not only that of known libraries. outside: what it reaches outside of itself; "" for nothing.
+    reads: it looks at values, and may decide by them. draws: it draws random numbers. writes: it changes the image it
+    gets. remembers: what it puts out depends on earlier passes, or may after some more. single: it takes one image at a
+    time. foreign: code of its own runs in it, not only that of known libraries. outside: what it reaches outside of
+    itself; "" for nothing.
     """
 
     reads: bool = False
     draws: bool = False
+    writes: bool = False
     remembers: bool = False
     single: bool = False
     foreign: bool = False
@@ -54,6 +57,9 @@ class Habits:
     def shared(self) -> bool:
         """Whether two of its copies share something: no pass may then begin while another is under way."""
         return bool(self.outside) or self.draws
+
+
+_TABLE = threading.RLock()  # the generators are everybody's: whoever puts numbers in their place has them alone
 
 
 class Dice:
@@ -96,11 +102,12 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _kept() -> Iterator[None]:
-    before = _states()
-    try:
-        yield
-    finally:
-        _restore(before)
+    with _TABLE:
+        before = _states()
+        try:
+            yield
+        finally:
+            _restore(before)
 
 
 def _states() -> tuple[Any, ...]:

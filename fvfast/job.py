@@ -92,7 +92,7 @@ class Job:
         """
         habits = self.layers.habits
         copy = duplicate(self.module, own_weights=False)
-        return Tap(copy, self.layers, names, whole=habits.foreign or habits.reads)
+        return Tap(copy, self.layers, names, whole=habits.foreign or habits.reads, channels=self.model.channels)
 
     def notes(self) -> list[str]:
         """What a person should know of the network: sentences."""
@@ -150,7 +150,7 @@ class Job:
     def evaluate(self, tap: Tap, objective: Objective, canvas: Tensor, view: int) -> Tensor:
         """The objective of a canvas [B, C, H, W] as the unmodified network sees it, in float32, [B]."""
         mean, std = (torch.tensor(v, device=canvas.device)[:, None, None] for v in (self.model.mean, self.model.std))
-        if self.layers.habits.remembers:  # nothing of what others have left behind
+        if self.layers.habits.remembers or self.layers.habits.foreign:  # nothing of what others have left behind
             tap = self.tap(sorted(objective.layers))
 
         def look(pictures: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fvfast import axes
@@ -121,12 +122,19 @@ class Tap:
     """
 
     def __init__(
-        self, module: nn.Module, layers: Mapping[str, Layer], names: Iterable[str], *, whole: bool = False
+        self,
+        module: nn.Module,
+        layers: Mapping[str, Layer],
+        names: Iterable[str],
+        *,
+        whole: bool = False,
+        channels: int | None = None,
     ) -> None:
         """whole: run every pass to its end, for networks that decide what to run by what they see, or clear at the
-        end what they gathered before."""
-        self.module, self.whole = module, whole
-        self.channels: int | None = None  # how many of the image's channels the module is shown; None for all
+        end what they gathered before. channels: how many of the image's channels the module gets, in a copy that it may
+        write into; None for the image itself.
+        """
+        self.module, self.whole, self.channels = module, whole, channels
         self.layers = {name: layers[name] for name in dict.fromkeys(names)}
         self._run = threading.local()
         modules = dict(module.named_modules())
@@ -160,8 +168,9 @@ class Tap:
         wanted = list(self.layers) if names is None else list(names)
         self._run.left = {name: self.layers[name].calls for name in wanted}
         self._run.got = {}
-        # What is run to its end may be what works in place: on the image too.
-        seen = image[:, : self.channels].clone() if self.whole else image
+        # In rows, as everybody's images lie: not every network's code takes another order.
+        rows = torch.contiguous_format
+        seen = image if self.channels is None else image[:, : self.channels].clone(memory_format=rows)
         try:
             output = first_tensor(self.module(seen))
             if LOGITS in self.layers and LOGITS in self._run.left and output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -15,9 +16,7 @@ def neutral() -> Iterator[None]:
     And attention as its own modules: PyTorch's shortcut for encoders runs none of their layers, so that nobody could
     see what these put out. The defaults of type and of attention are the process's, not the thread's.
     """
-    kind, shortcut = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_default_dtype(torch.float32)
-    torch.backends.mha.set_fastpath_enabled(False)
+    _enter()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
@@ -29,5 +28,28 @@ def neutral() -> Iterator[None]:
                 stack.enter_context(torch.device("cpu"))
             yield
     finally:
-        torch.set_default_dtype(kind)
-        torch.backends.mha.set_fastpath_enabled(shortcut)
+        _leave()
+
+
+# What is set for the whole process: by the first of several calls at a time, and set back by the last.
+_lock = threading.Lock()
+_before: list[tuple[torch.dtype, bool]] = []
+_inside = [0]
+
+
+def _enter() -> None:
+    with _lock:
+        if not _inside[0]:
+            _before[:] = [(torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled())]
+            torch.set_default_dtype(torch.float32)
+            torch.backends.mha.set_fastpath_enabled(False)
+        _inside[0] += 1
+
+
+def _leave() -> None:
+    with _lock:
+        _inside[0] -= 1
+        if not _inside[0]:
+            kind, shortcut = _before[0]
+            torch.set_default_dtype(kind)
+            torch.backends.mha.set_fastpath_enabled(shortcut)

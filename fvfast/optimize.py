@@ -7,6 +7,7 @@ the last bit whether it is rendered alone or in company. On a GPU a batch is as 
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
 import sys
@@ -141,7 +142,8 @@ def run(
     crew: list[threading.Thread] = []
     try:
         for _ in range(min(workers, len(batches))):
-            member = threading.Thread(target=work, daemon=True)
+            # What the caller has set in its context holds for its workers too.
+            member = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
             try:
                 member.start()
             except RuntimeError as error:  # no memory for another thread's stack: those that run do all

@@ -23,21 +23,25 @@ from torch import nn
 # What never changes, or is the same for everyone by its nature.
 ATOMIC: tuple[type, ...] = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type, type(...), type(NotImplemented),
-    types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, staticmethod, classmethod,
+    types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, staticmethod, classmethod, enum.Enum,
     torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, re.Pattern, logging.Logger,
 )  # fmt: skip
 # Libraries whose modules are known to keep nothing outside of themselves that one pass hands to another.
 KNOWN = frozenset(("torch", "torchvision", "timm", "numpy", "einops", "efficientnet_lite_pytorch", "fvfast"))
 WRITES = ("STORE_GLOBAL", "DELETE_GLOBAL")
+GETS = ("LOAD_ATTR", "LOAD_METHOD")
+# By which code gets at variables that it does not name.
+DOORS = ("globals", "vars", "setattr", "delattr", "exec", "eval")
 
 
 def variables(module: nn.Module) -> dict[str, Any]:
     """What lies outside of a module that its code may change or find changed: values by the variables' names."""
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    for function, shared in _functions(module):
-        found.update(_reached(function, shared, seen))
-    return found
+    seen, shared = _Reading(), {id(cell) for cell in cells(module)}
+    for kind in _kinds(module):
+        seen.found.update({f"{kind.__name__}.{name}": v for name, v in _own(kind) if _changes(v)})
+    for function, everyones in _functions(module):
+        seen.function(function, everyones, shared)
+    return seen.found
 
 
 def itself(module: nn.Module) -> str:
@@ -51,20 +55,42 @@ def foreign(module: nn.Module) -> bool:
     return any(not _known(function.__module__ or "") for function, _ in _functions(module))
 
 
+def cells(module: nn.Module) -> list[types.CellType]:
+    """The variables that functions of a module's classes close over: all copies of it share them."""
+    return [cell for function, everyones in _functions(module) if everyones for cell in function.__closure__ or ()]
+
+
+# What there is to read ---------------------------------------------------------------------------------------
+
+
 def _functions(module: nn.Module) -> Iterator[tuple[types.FunctionType, bool]]:
     """The functions that run when a module does, and whether all of its copies share them.
 
     They do share methods of their classes; of hooks, and what attributes hold, `copies.duplicate` makes new ones.
     """
-    kinds: set[type] = set()
     for child in module.modules():
-        kinds.update(kind for kind in type(child).__mro__ if not _known(kind.__module__))
         for value in _values(vars(child), 3):
-            kinds.update(kind for kind in type(value).__mro__ if not _known(kind.__module__))
             yield from ((function, False) for function in _plain(value))
-    for kind in kinds:
-        for value in vars(kind).values():
+    for kind in _kinds(module):
+        for _, value in _own(kind):
             yield from ((function, True) for function in _plain(value))
+
+
+def _kinds(module: nn.Module) -> list[type]:
+    """The classes of a module's parts and of what they hold, of none of the known libraries."""
+    found: dict[type, None] = {}
+    for child in module.modules():
+        for value in (child, *_values(vars(child), 3)):
+            found.update((kind, None) for kind in type(value).__mro__ if not _known(kind.__module__))
+    return list(found)
+
+
+def _own(kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class itself has, but for what Python keeps there and what only shows or compares objects."""
+    for name, value in vars(kind).items():
+        runs = name in ("__call__", "__getattr__", "__getitem__", "__enter__", "__exit__") or not name.startswith("__")
+        if runs and name != "_abc_impl":
+            yield name, value
 
 
 def _values(value: Any, depth: int) -> Iterator[Any]:
@@ -92,41 +118,81 @@ def _plain(value: Any) -> Iterator[types.FunctionType]:
         yield value.__wrapped__
 
 
-def _reached(function: types.FunctionType, shared: bool, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(function) in seen or _known(function.__module__ or ""):
-        return
-    seen.add(id(function))
-    for code in _codes(function.__code__):
-        yield from _read(code, function.__globals__, seen)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        value = _content(cell)
-        for inner in _plain(value):
-            yield from _reached(inner, shared, seen)
-        if shared and _changes(value):  # a variable of a decorator, say
-            yield name, value
+# Reading it --------------------------------------------------------------------------------------------------
 
 
-def _read(code: types.CodeType, names: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
-    instructions = list(dis.get_instructions(code))
-    writes = any(one.opname == "STORE_ATTR" for one in instructions)
-    for one in instructions:
-        name = one.argval
-        if one.opname in WRITES:
-            yield str(name), None
-        if writes and name in ("type", "__class__") and one.opname in ("LOAD_GLOBAL", "LOAD_ATTR"):
-            yield "an attribute of a class", None
-        if one.opname not in ("LOAD_GLOBAL", "LOAD_NAME") or name not in names:
-            continue
-        value = names[name]
-        if isinstance(value, type):
-            # A class is written to by its name (`Net.count += 1`), or holds what changes.
-            if not _known(value.__module__) and (writes or any(map(_changes, vars(value).values()))):
-                yield str(name), value
+class _Reading:
+    """Code as it is read. found: the variables that may change, by name."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self._seen: set[int] = set()
+
+    def function(self, function: types.FunctionType, everyones: bool, shared: set[int]) -> None:
+        """Read a function. everyones: whether all copies share it; shared: the ids of the cells that they share."""
+        if id(function) in self._seen or _known(function.__module__ or ""):
+            return
+        self._seen.add(id(function))
+        if everyones:
+            kept = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
+            self.found.update({f"{function.__name__} keeps": one for one in kept if _changes(one)})
+        written: set[str] = set()
+        for code in _codes(function.__code__):
+            written |= self._code(code, function.__globals__)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            value, ours = _content(cell), everyones or id(cell) in shared
+            for inner in _plain(value):
+                self.function(inner, everyones, shared)
+            if ours and (_changes(value) or name in written):  # a variable of a decorator, say
+                self.found[name] = value
+
+    def _code(self, code: types.CodeType, names: dict[str, Any]) -> set[str]:
+        """Read code; returns the variables of enclosing functions that it writes to."""
+        steps = list(dis.get_instructions(code))
+        stores = any(step.opname == "STORE_ATTR" for step in steps)
+        for at, step in enumerate(steps):
+            name = step.argval
+            if step.opname in WRITES:
+                self.found[str(name)] = None
+            elif stores and name in ("type", "__class__") and step.opname in ("LOAD_GLOBAL", *GETS):
+                self.found["an attribute of a class"] = None
+            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                if name in names:
+                    self._value(str(name), names[name], stores, [s.argval for s in _gets(steps[at + 1 :])])
+                elif name in DOORS:
+                    self.found[f"{name}()"] = None
+        return {step.argval for step in steps if step.opname == "STORE_DEREF"}
+
+    def _value(self, name: str, value: Any, stores: bool, gets: list[str]) -> None:
+        """What a global name stands for. stores: whether its code sets attributes; gets: what is got of the value."""
+        if isinstance(value, types.ModuleType):
+            if not _known(value.__name__):
+                if stores:
+                    self.found[name] = None
+                elif gets and hasattr(value, gets[0]):
+                    self._value(f"{name}.{gets[0]}", getattr(value, gets[0]), stores, gets[1:])
+        elif isinstance(value, type):
+            if not _known(value.__module__):
+                # A class is written to by its name (`Net.count += 1`), or holds what changes.
+                if stores or any(_changes(v) for _, v in _own(value)):
+                    self.found[name] = None
+                for _, inner in _own(value):
+                    for function in _plain(inner):
+                        self.function(function, True, set())
         elif called := list(_plain(value)):
             for inner in called:
-                yield from _reached(inner, True, seen)
+                self.function(inner, True, set())
         elif _changes(value):
-            yield str(name), value
+            self.found[name] = value
+
+
+def _gets(steps: list[dis.Instruction]) -> Iterator[dis.Instruction]:
+    """The attributes that are got of what lies on top, one of the other."""
+    for step in steps:
+        if step.opname in GETS:
+            yield step
+        elif step.opname not in ("CACHE", "PUSH_NULL"):
+            return
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -143,14 +209,15 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
+DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
+
+
 def _changes(value: Any) -> bool:
     """Whether a value may change: containers, tensors, modules and objects, but no function, number or constant."""
-    if isinstance(value, (*ATOMIC, enum.Enum, types.FunctionType, types.MethodType, functools.partial)):
+    if isinstance(value, (*ATOMIC, *DESCRIPTORS, types.FunctionType, types.MethodType, functools.partial)):
         return False
     if isinstance(value, (tuple, frozenset)):
         return any(map(_changes, value))
-    if isinstance(value, (types.GetSetDescriptorType, types.MemberDescriptorType)):  # of every class
-        return False
     return not callable(value) or isinstance(value, nn.Module)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fvfast.copies import duplicate
 from fvfast.distances import distance
-from fvfast.errors import Fault
+from fvfast.errors import Fault, is_out_of_memory
 from fvfast.forms import MODULES, Form
 from fvfast.habits import Dice, Habits, seeded
 from fvfast.layers import UNFOLDED, Layer, Layers, Tap
@@ -30,6 +30,9 @@ from fvfast.tracing import watched
 FOLD_TOLERANCE = 1e-3
 # A network in the form that runs against the network as it was given, in the same type, for an image's first view.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+_TURN = threading.RLock()
 
 
 class Fast:
@@ -58,13 +61,14 @@ class Fast:
         self.habits = layers.habits if isinstance(layers, Layers) else Habits()
         # Each with hooks of its own; those that they were made from stay without, to be copied once more.
         self._folded, self._plain = folded, plain
-        whole = self.habits.reads
-        self.folded = Tap(duplicate(folded, own_weights=False), layers, wanted, whole=whole)
-        self.plain = Tap(duplicate(plain, own_weights=False), layers, wanted, whole=whole) if unfit else None
+        how = {"whole": self.habits.reads, "channels": self._writable}
+        self.folded = Tap(duplicate(folded, own_weights=False), layers, wanted, **how)
+        self.plain = Tap(duplicate(plain, own_weights=False), layers, wanted, **how) if unfit else None
         self.layers = self.folded.layers
         self.refusals: list[str] = []  # why something could not be fused
         self.forms: dict[tuple[tuple[str, ...], int], Form] = {}  # on a GPU: by layers and number of images
-        self.turn = threading.RLock()  # whose pass it is, where passes may not overlap
+        # Whose pass it is, where passes may not overlap: of any network, since they may reach the same variables.
+        self.turn = _TURN if self.habits.shared else threading.RLock()
         self._lowered: dict[Any, Reversible | None] = {}
         self._lowering = threading.Lock()
         self._own = threading.local()
@@ -86,6 +90,11 @@ class Fast:
         keep_layout(found.values())
         return found
 
+    @property
+    def _writable(self) -> int | None:
+        """How many channels of an image a network gets in a copy, where it changes its image."""
+        return self.channels if self.habits.writes else None
+
     def private(self, seed: int = 0) -> Private:
         """The network for one batch, which shares no state with any other. seed: of the random numbers it draws."""
         return Private(self, seed)
@@ -105,23 +114,23 @@ class Fast:
 
     @property
     def as_given(self) -> Tap:
-        """The network unchanged, every pass run to its end."""
+        """The network unchanged."""
         if self._asis is None:
             self._asis = self.copy_as_given()
         return self._asis
 
     def copy_as_given(self) -> Tap:
-        """The network unchanged and as new, every pass run to its end."""
-        tap = Tap(duplicate(self.given, own_weights=False), self.layers, self.layers, whole=True)
-        tap.channels = None if self.channels == self.inputs else self.inputs
-        return tap
+        """The network unchanged and as new; where code of its own runs in it, every pass runs to its end."""
+        whole, copy = self.habits.foreign or self.habits.reads, duplicate(self.given, own_weights=False)
+        return Tap(copy, self.layers, self.layers, whole=whole, channels=self.inputs)
 
     def copy_of(self, names: Collection[str]) -> Tap:
         """The copy that serves these layers, as new."""
         if not self.astray.isdisjoint(names):
             return self.copy_as_given()
         template = self._folded if self.unfit.isdisjoint(names) else self._plain
-        return Tap(duplicate(template, own_weights=False), self.layers, self.layers, whole=self.habits.reads)
+        copy, whole = duplicate(template, own_weights=False), self.habits.foreign or self.habits.reads
+        return Tap(copy, self.layers, self.layers, whole=whole, channels=self._writable)
 
     def settle(self, image: Tensor, names: Collection[str]) -> None:
         """See whether the copy that serves these layers does for an image what the network does as it was given.
@@ -166,7 +175,10 @@ class Fast:
         try:
             if self.habits.remembers:
                 raise Refused("what it puts out depends on the passes before")
-            return lower(run, image)
+            if self.habits.draws:
+                raise Refused("it draws random numbers")
+            with seeded(0):
+                return lower(run, image)
         except Refused as refusal:
             self.refusals.append(str(refusal))
         except Exception as fault:  # no reason to be without the image, which the modules make too
@@ -259,7 +271,7 @@ def agree(tap: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bo
 @torch.no_grad()
 def _seen(tap: Tap, image: Tensor, names: Collection[str]) -> list[Tensor]:
     with seeded(0):
-        return [output.detach() for output in tap(image.detach(), names).values()]
+        return [output.detach() for output in tap(image.detach().clone(), names).values()]
 
 
 def _near(found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> bool:
@@ -295,19 +307,24 @@ def prepare(
     size: the input size in pixels at which the layers were traced. wide: let the stem take four channels, if it can.
     inputs: the image's channels.
     """
-    plain = duplicate(module)
+    plain = _laid_out(duplicate(module))
     for child in plain.modules():
         if getattr(child, "inplace", False) is True:
             setattr(child, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors and modules)
     folded, unfit, astray = _fold(module, plain, layers, wanted, size, inputs)
-    widened = wide and not unfit and inputs == 3 and widen(folded, layers, list(wanted), size)
+    writes = isinstance(layers, Layers) and layers.habits.writes
+    widened = wide and not unfit and not writes and inputs == 3 and widen(folded, layers, list(wanted), size)
     given = module if dtype == torch.float32 else in_type(duplicate(module), dtype)
     folded, plain = (in_type(_laid_out(network).requires_grad_(False), dtype) for network in (folded, plain))
     return Fast(folded, plain, given, layers, wanted, unfit, astray, 4 if widened else inputs, inputs)
 
 
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(child, nn.Conv2d) for child in module.modules())
+
+
 def _laid_out(module: nn.Module) -> nn.Module:
-    if any(isinstance(child, nn.Conv2d) for child in module.modules()):
+    if _convolves(module):
         return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return module
 
@@ -340,14 +357,21 @@ def _fold(
         conv.weight, conv.bias = weight, bias
         parent, _, leaf = norm_name.rpartition(".")
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
-    right, changed, now = (
-        _seen(Tap(duplicate(network, own_weights=False), layers, wanted, whole=network is given), image, wanted)
-        for network in (given, plain, folded)
-    )
-    unlike = [
-        frozenset(n for n, a, b in zip(wanted, values, right, strict=True) if not distance(a, b) < FOLD_TOLERANCE)
-        for values in (now, changed)
-    ]
+    right = _seen(Tap(duplicate(given, own_weights=False), layers, wanted, channels=inputs), image, wanted)
+    _laid_out(folded)
+    # As it will run: with channels last, which not every network's own code takes (`y.view(len(y), -1)`).
+    laid = image.contiguous(memory_format=torch.channels_last) if _convolves(plain) else image
+    unlike: list[frozenset[str]] = []
+    for network in (folded, plain):
+        try:
+            now = _seen(Tap(duplicate(network, own_weights=False), layers, wanted), laid.clone(), wanted)
+        except Exception as error:  # networks refuse what they do not know with every kind of exception
+            if is_out_of_memory(error):
+                raise
+            unlike.append(frozenset(wanted))
+        else:
+            pairs = zip(wanted, now, right, strict=True)
+            unlike.append(frozenset(name for name, a, b in pairs if not distance(a, b) < FOLD_TOLERANCE))
     return folded, unlike[0], unlike[1]
 
 

@@ -189,9 +189,7 @@ class Step:
             synthesize_into(buffers, spectrum, envelope, step._views, step.count)
             view = buffers.view.detach().requires_grad_()  # [B, 3, R, R], or 4 in a wide frame
             value = step._value(view, lambda: step.table.index_select(0, step.count)[0])
-            (gradient,) = torch.autograd.grad(-value.sum(), view, allow_unused=True)  # Adam minimises
-            if gradient is None:
-                raise FvfastError(step.nothing())
+            gradient = step.gradient(-value.sum(), view)  # Adam minimises
             synthesize_adjoint_adam_(
                 buffers, gradient, spectrum, step.exp_avg, step.exp_avg_sq, step.lr, envelope, step._views, step.count
             )
@@ -205,9 +203,7 @@ class Step:
         value = self._value(self.image.view(views), lambda: views)
         prior = self.image.prior(value)
         loss = -value if prior is None else prior - value  # [B]; Adam minimises
-        (gradient,) = torch.autograd.grad(loss.sum(), self.parameter, allow_unused=True)
-        if gradient is None:
-            raise FvfastError(self.nothing())
+        gradient = self.gradient(loss.sum(), self.parameter)
         with torch.no_grad():
             number = self.count[0] + 1
             adam_(self.parameter, self._clipped(gradient), self.exp_avg, self.exp_avg_sq, number, self.lr)
@@ -225,6 +221,21 @@ class Step:
         if not value.requires_grad:
             raise FvfastError(self.nothing())
         return value
+
+    def gradient(self, loss: Tensor, of: Tensor) -> Tensor:
+        """A loss's gradient. Raises FvfastError where there is none."""
+        try:
+            (gradient,) = torch.autograd.grad(loss, of, allow_unused=True)
+        except RuntimeError as error:
+            if "heckpoint" not in str(error):
+                raise
+            raise FvfastError(
+                "the network checkpoints its activations in the old way: give torch.utils.checkpoint "
+                "use_reentrant=False"
+            ) from error
+        if gradient is None:
+            raise FvfastError(self.nothing())
+        return gradient
 
     def nothing(self) -> str:
         """A sentence for objectives that do not depend on the image, or do where no gradient passes."""

@@ -114,6 +114,11 @@ def in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
+aten = torch.ops.aten
+# Operations that only some layouts in memory allow, by those that do the same for all: a replay has layouts of its own.
+ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down every operation, with tensors by number; what it did not see made (weights) is kept as it is.
 
@@ -141,10 +146,12 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with self._own():
-            call, given, named = func, self._numbered(args), self._numbered(kwargs)
+            call, given, named = ANY_LAYOUT.get(func, func), self._numbered(args), self._numbered(kwargs)
             live = any(ref.index in self._live for ref in _refs((given, named)))
             if live and looks(func, args):
                 self.refused = self.refused or f"its code looks at values ({func.name()}), and may decide by them"
+            if live and func is aten.as_strided.default:
+                self.refused = self.refused or "its code goes by how numbers lie in memory (as_strided)"
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self.refused = self.refused or f"{func.name()} draws random numbers, or may"
             if func._schema.is_mutable:

@@ -93,9 +93,17 @@ class _Watch:
             )
         habits, image = self.result.habits, self.image(size)
         habits.foreign = outside.foreign(self.module)
-        with drawing() as drew, looking() as looked:
-            self._run(image, see)
-            habits.reads, habits.draws = looked(), drew()
+        before = image._version
+        with drawing() as drew:
+            try:
+                with looking() as looked:
+                    self._run(image, see)
+                    habits.reads = looked()
+            except Exception:  # some operations let nobody watch; what Python looks at then stays unknown
+                self.copy, habits.reads = duplicate(self.module, own_weights=False), True
+                self.calls.clear()
+                self._run(image, see)
+            habits.draws, habits.writes = drew(), image._version != before
         shared = [*outside.variables(self.module), *(f"a {kind}" for kind in strays(self.module))]
         habits.outside = shared[0] if shared else ""
         for name, layer in self.seen.items():
@@ -183,6 +191,10 @@ class _Watch:
                 kind = "output" if seen.module is None else type(seen.module).__name__
                 self.result[name] = _described(name, kind, seen.one, found[name], self.calls[name])
         self.result.unnamed = self.unnamed
+        first = {id(child): name for name, child in self.module.named_modules()}
+        for name, child in self.module.named_modules(remove_duplicate=False):
+            if first[id(child)] in self.result and name not in self.result:
+                self.unnamed[name] = f"it is {first[id(child)]} under another name, so write {first[id(child)]}"
         return self.result
 
     def _run(self, image: Tensor, see: _See) -> None:
@@ -347,4 +359,6 @@ def told(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((torch_folder, "<"))]
     frames = [f for f in frames if Path(f.filename).parent != Path(__file__).parent]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {first}{where}"
+    # Double where Float is expected, or the other way round: nothing that its user has done.
+    cure = " (fvfast renders in float32: take what asks for float64 out of its forward)" if "ouble" in first else ""
+    return f"{type(error).__name__}: {first}{where}{cure}"
