@@ -137,11 +137,7 @@ class Fast:
 
         From then on the latter serves them, where it does not. For a GPU, where batches share one network.
         """
-        if not self.astray.isdisjoint(names):
-            return
-        trial = self.copy_of(names)
-        _seen(trial, 0.5 * image.flip(-1), names)
-        if not agree(trial, self.copy_as_given(), image, names):
+        if self.astray.isdisjoint(names) and not _passes(self.copy_of(names), self.copy_as_given(), image, names):
             self.astray |= frozenset(names)
 
     def form_for(self, names: Collection[str], images: int) -> Form:
@@ -251,16 +247,27 @@ class Private:
         if key not in self._taps:
             fast = self.fast
             with fast.turn if fast.habits.shared else contextlib.nullcontext():
-                # What a first pass leaves behind, being cut short, must not change the second.
-                trial = fast.copy_of(names)
-                _seen(trial, 0.5 * image.flip(-1), names)
-                fits = agree(trial, self._reference(), image, names)
+                fits = _passes(fast.copy_of(names), self._reference(), image, names)
             self._taps[key] = fast.copy_of(names) if fits else fast.copy_as_given()
         return self._taps[key]
 
     def _reference(self) -> Tap:
         """The network as given; as new, unless it is known to keep nothing."""
         return self.fast.copy_as_given() if self.fast.habits.foreign else self.fast.as_given
+
+
+def _passes(trial: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bool:
+    """Whether a network that was changed in form does what the one that was given does, for an image [B, C, H, W].
+
+    In its second pass: what a first one leaves behind, being cut short, must not change it.
+    """
+    try:
+        _seen(trial, 0.5 * image.flip(-1), names)
+        return agree(trial, reference, image, names)
+    except Exception as error:  # networks refuse what they do not know with every kind of exception
+        if is_out_of_memory(error):
+            raise
+        return False
 
 
 def agree(tap: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bool:
@@ -342,7 +349,7 @@ def _fold(
     image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
     folded = duplicate(plain, own_weights=False)
     with seeded(0):
-        pairs = _pairs(duplicate(plain, own_weights=False), image)
+        pairs = _pairs(duplicate(given, own_weights=False), image.clone())
     for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
