@@ -123,7 +123,8 @@ def _channels(layer: Seen, images: int) -> int | None:
         fixed = [a for a in rest if layer.other[a] == layer.one[a]]
         if len(fixed) == 1:
             return fixed[0]
-    return None
+    long = [a for a in rest if layer.one[a] > 1]
+    return long[0] if len(rest) > 2 and len(long) == 1 else None  # on a grid of one place
 
 
 def _by_kind(module: nn.Module | None, axes: int) -> int | None:
@@ -171,7 +172,11 @@ def _near(layer: Seen, seen: Mapping[str, Seen], found: Mapping[str, str]) -> st
             return told.pop()
         if told:
             return None
-    return _by_grid(layer, seen, found)
+    if near := _by_grid(layer, seen, found):
+        return near
+    # As they are documented; on maps of another order their sizes have told.
+    sliding = isinstance(layer.module, SLIDING) and _runs_as(layer.module) and images_axis(layer) == 0
+    return spelt(len(layer.one), 0, 1) if sliding and len(layer.one) > 2 else None
 
 
 def _alike(one: Seen, other: Seen) -> bool:

@@ -204,8 +204,13 @@ class _Copier:
         target = value()
         if isinstance(value, weakref.WeakMethod):
             owner = getattr(target, "__self__", None)
-            return self._keep(value, weakref.WeakMethod(self.copy(target)) if id(owner) in self.parts else value)
-        return self._keep(value, weakref.ref(self.copy(target)) if id(target) in self.parts else value)
+            if id(owner) in self.parts:
+                return self._keep(value, weakref.WeakMethod(self.copy(target)))
+        if id(target) in self.parts:
+            return self._keep(value, weakref.ref(self.copy(target)))
+        if target is not None:
+            self.strays.append(target)  # which belongs to somebody else
+        return self._keep(value, value)
 
     def _proxy(self, value: Any) -> Any:
         try:

@@ -41,8 +41,8 @@ class Habits:
 
     reads: it looks at values, and may decide by them. draws: it draws random numbers. writes: it changes the image it
     gets. remembers: what it puts out depends on earlier passes, or may after some more. single: it takes one image at a
-    time. foreign: code of its own runs in it, not only that of known libraries. outside: what it reaches outside of
-    itself; "" for nothing.
+    time. rewrites: it changes its own weights. foreign: code of its own runs in it, not only that of known libraries.
+    outside: what it reaches outside of itself; "" for nothing.
     """
 
     reads: bool = False
@@ -50,6 +50,7 @@ class Habits:
     writes: bool = False
     remembers: bool = False
     single: bool = False
+    rewrites: bool = False
     foreign: bool = False
     outside: str = ""
 

@@ -91,7 +91,7 @@ class Job:
         Passes of networks with code of their own run to their end: who knows what that code does there.
         """
         habits = self.layers.habits
-        copy = duplicate(self.module, own_weights=False)
+        copy = duplicate(self.module, own_weights=habits.rewrites)
         return Tap(copy, self.layers, names, whole=habits.foreign or habits.reads, channels=self.model.channels)
 
     def notes(self) -> list[str]:

@@ -33,14 +33,15 @@ def neutral() -> Iterator[None]:
 
 # What is set for the whole process: by the first of several calls at a time, and set back by the last.
 _lock = threading.Lock()
-_before: list[tuple[torch.dtype, bool]] = []
+_before: list[tuple[torch.dtype, bool, int]] = []
 _inside = [0]
 
 
 def _enter() -> None:
     with _lock:
         if not _inside[0]:
-            _before[:] = [(torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled())]
+            shortcut = torch.backends.mha.get_fastpath_enabled()
+            _before[:] = [(torch.get_default_dtype(), shortcut, torch.get_num_threads())]
             torch.set_default_dtype(torch.float32)
             torch.backends.mha.set_fastpath_enabled(False)
         _inside[0] += 1
@@ -50,6 +51,7 @@ def _leave() -> None:
     with _lock:
         _inside[0] -= 1
         if not _inside[0]:
-            kind, shortcut = _before[0]
+            kind, shortcut, threads = _before[0]
+            torch.set_num_threads(threads)
             torch.set_default_dtype(kind)
             torch.backends.mha.set_fastpath_enabled(shortcut)

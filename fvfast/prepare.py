@@ -62,8 +62,8 @@ class Fast:
         # Each with hooks of its own; those that they were made from stay without, to be copied once more.
         self._folded, self._plain = folded, plain
         how = {"whole": self.habits.reads, "channels": self._writable}
-        self.folded = Tap(duplicate(folded, own_weights=False), layers, wanted, **how)
-        self.plain = Tap(duplicate(plain, own_weights=False), layers, wanted, **how) if unfit else None
+        self.folded = Tap(self._new(folded), layers, wanted, **how)
+        self.plain = Tap(self._new(plain), layers, wanted, **how) if unfit else None
         self.layers = self.folded.layers
         self.refusals: list[str] = []  # why something could not be fused
         self.forms: dict[tuple[tuple[str, ...], int], Form] = {}  # on a GPU: by layers and number of images
@@ -89,6 +89,10 @@ class Fast:
         found = self.tap(wanted)(image, wanted) if replaced is None else dict(zip(wanted, replaced(image), strict=True))
         keep_layout(found.values())
         return found
+
+    def _new(self, template: nn.Module) -> nn.Module:
+        """A copy as new; with weights of its own where the network changes them."""
+        return duplicate(template, own_weights=self.habits.rewrites)
 
     @property
     def _writable(self) -> int | None:
@@ -121,7 +125,7 @@ class Fast:
 
     def copy_as_given(self) -> Tap:
         """The network unchanged and as new; where code of its own runs in it, every pass runs to its end."""
-        whole, copy = self.habits.foreign or self.habits.reads, duplicate(self.given, own_weights=False)
+        whole, copy = self.habits.foreign or self.habits.reads, self._new(self.given)
         return Tap(copy, self.layers, self.layers, whole=whole, channels=self.inputs)
 
     def copy_of(self, names: Collection[str]) -> Tap:
@@ -129,7 +133,7 @@ class Fast:
         if not self.astray.isdisjoint(names):
             return self.copy_as_given()
         template = self._folded if self.unfit.isdisjoint(names) else self._plain
-        copy, whole = duplicate(template, own_weights=False), self.habits.foreign or self.habits.reads
+        copy, whole = self._new(template), self.habits.foreign or self.habits.reads
         return Tap(copy, self.layers, self.layers, whole=whole, channels=self._writable)
 
     def settle(self, image: Tensor, names: Collection[str]) -> None:
@@ -314,6 +318,7 @@ def prepare(
     size: the input size in pixels at which the layers were traced. wide: let the stem take four channels, if it can.
     inputs: the image's channels.
     """
+    wanted = list(dict.fromkeys(wanted))
     plain = _laid_out(duplicate(module))
     for child in plain.modules():
         if getattr(child, "inplace", False) is True:
@@ -347,9 +352,10 @@ def _fold(
     """
     parameter = next(plain.parameters(), torch.zeros(()))
     image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-    folded = duplicate(plain, own_weights=False)
+    own = isinstance(layers, Layers) and layers.habits.rewrites
+    folded = duplicate(plain, own_weights=own)
     with seeded(0):
-        pairs = _pairs(duplicate(given, own_weights=False), image.clone())
+        pairs = _pairs(duplicate(given, own_weights=own), image.clone())
     for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
@@ -364,14 +370,14 @@ def _fold(
         conv.weight, conv.bias = weight, bias
         parent, _, leaf = norm_name.rpartition(".")
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
-    right = _seen(Tap(duplicate(given, own_weights=False), layers, wanted, channels=inputs), image, wanted)
+    right = _seen(Tap(duplicate(given, own_weights=own), layers, wanted, channels=inputs), image, wanted)
     _laid_out(folded)
     # As it will run: with channels last, which not every network's own code takes (`y.view(len(y), -1)`).
     laid = image.contiguous(memory_format=torch.channels_last) if _convolves(plain) else image
     unlike: list[frozenset[str]] = []
     for network in (folded, plain):
         try:
-            now = _seen(Tap(duplicate(network, own_weights=False), layers, wanted), laid.clone(), wanted)
+            now = _seen(Tap(duplicate(network, own_weights=own), layers, wanted), laid.clone(), wanted)
         except Exception as error:  # networks refuse what they do not know with every kind of exception
             if is_out_of_memory(error):
                 raise

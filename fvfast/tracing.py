@@ -44,6 +44,9 @@ def trace(module: nn.Module, size: int, inputs: int = 3, layouts: Mapping[str, s
     for other in (size + 32, 2 * size):  # most networks take sizes by the 32; patches of 14 pixels, and others, twice
         if not axes.undecided(watch.seen, said) or watch.other(other):
             break
+    if watch.result.habits.outside:  # what was left behind there should be of the size to come
+        with seeded(0), contextlib.suppress(Exception):
+            _watched(watch.copy, watch.image(size), lambda *told: None)
     return watch.layers(axes.layouts(watch.seen, said))
 
 
@@ -52,12 +55,17 @@ class _Watch:
 
     def __init__(self, module: nn.Module, inputs: int) -> None:
         self.module, self.inputs = module, inputs
-        self.copy = duplicate(module, own_weights=False)
+        self.result = Layers()
+        self.result.habits.foreign = outside.foreign(module)
+        self.copy = self._new()
         self.seen: dict[str, Seen] = {}  # in the order in which they ran last
         self.calls: dict[str, int] = {}
         self.unnamed: dict[str, str] = {}
         self._samples: dict[str, Tensor] = {}
-        self.result = Layers()
+
+    def _new(self) -> nn.Module:
+        """A copy as new; with weights of its own where code of its own might write into them."""
+        return duplicate(self.module, own_weights=self.result.habits.foreign)
 
     def image(self, size: int, count: int = 1) -> Tensor:
         """Noise, [count, C, size, size]; the first is the same whatever the count."""
@@ -92,7 +100,6 @@ class _Watch:
                 "rendered: let hooks use the module that they are given"
             )
         habits, image = self.result.habits, self.image(size)
-        habits.foreign = outside.foreign(self.module)
         before = image._version
         with drawing() as drew:
             try:
@@ -100,10 +107,12 @@ class _Watch:
                     self._run(image, see)
                     habits.reads = looked()
             except Exception:  # some operations let nobody watch; what Python looks at then stays unknown
-                self.copy, habits.reads = duplicate(self.module, own_weights=False), True
+                self.copy, habits.reads = self._new(), True
                 self.calls.clear()
                 self._run(image, see)
             habits.draws, habits.writes = drew(), image._version != before
+        weights = zip(self.copy.parameters(), self.module.parameters(), strict=False)
+        habits.rewrites = habits.foreign and not all(mine is own or mine.equal(own) for mine, own in weights)
         shared = [*outside.variables(self.module), *(f"a {kind}" for kind in strays(self.module))]
         habits.outside = shared[0] if shared else ""
         for name, layer in self.seen.items():
@@ -141,7 +150,7 @@ class _Watch:
 
     def _remembers(self, size: int) -> bool:
         """Whether a pass changes what the next puts out, or counts passes, as seen after two of one image."""
-        copy = duplicate(self.module, own_weights=False)
+        copy = self._new()
         samples: list[dict[str, Tensor]] = []
         memories: list[Memory] = []
         for image in (self.image(size), self.image(size, 2)[1:], self.image(size)):
@@ -165,7 +174,7 @@ class _Watch:
 
         for count in (1, 2):
             with seeded(0), contextlib.suppress(Exception):
-                copy = duplicate(self.module, own_weights=False)
+                copy = self._new()
                 _watched(copy, self.image(size, count), lambda *told, count=count: see(*told, count=count))
         return {name for name, one in found[0].items() if name in found[1] and _apart(found[1][name], one)}
 
@@ -177,9 +186,8 @@ class _Watch:
             if tensor is not None and layer is not None:
                 layer.other = tuple(tensor.shape)
 
-        copy = duplicate(self.module, own_weights=False)
         with seeded(0), contextlib.suppress(Exception):
-            _watched(copy, self.image(size), see)
+            _watched(self._new(), self.image(size), see)
             return True
         return False
 
@@ -287,7 +295,7 @@ def input_size(
     """
     refusal = _refusal(module, size, inputs)
     if refusal is None:
-        return size, trace(module, size, inputs, layouts)
+        return size, _traced(module, size, inputs, layouts, name)
     more = feeding.wants(module)
     if isinstance(refusal, TypeError) and any(one in str(refusal) for one in more):
         given = ", ".join(f'"{one}": ...' for one in more)
@@ -303,10 +311,22 @@ def input_size(
     if fits is None:
         raise FvfastError(f"{name} fails on an image of {inputs} channels and {size} px: {told(refusal)}") from refusal
     if not _takes(module, fits + 64, inputs) and not _takes(module, fits * 2, inputs):
-        return fits, trace(module, fits, inputs, layouts)
+        return fits, _traced(module, fits, inputs, layouts, name)
     larger = range(size // 8 * 8 + 8, fits, 8)
     fitting = next((s for s in (*larger, max(fits, size // 32 * 32)) if s != size and _takes(module, s, inputs)), fits)
     raise FvfastError(f"{name} cannot take images of {size} px; use --size {fitting}") from refusal
+
+
+def _traced(module: nn.Module, size: int, inputs: int, layouts: Mapping[str, str] | None, name: str) -> Layers:
+    """As `trace`; an FvfastError where the network does not stand being watched."""
+    try:
+        return trace(module, size, inputs, layouts)
+    except FvfastError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise FvfastError(f"{name} cannot be watched while it runs: {told(error)}") from error
 
 
 def _refusal(module: nn.Module, size: int, inputs: int) -> Exception | None:
