@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fvfast.outside import ATOMIC, cells, variables
+from fvfast import outside
+from fvfast.outside import ATOMIC
 
 LOCKS = tuple(type(make()) for make in (threading.Lock, threading.RLock))
 COMPILED = "OptimizedModule"  # what torch.compile wraps a module in
@@ -36,19 +37,22 @@ def duplicate(module: nn.Module, *, own_weights: bool = True) -> nn.Module:
     to let the copies share their parameters, which then nobody may write into. What cannot be copied at all (an open
     file, a handle of a library) is shared; `strays` names it.
     """
-    return _copier(module, own_weights).copy(module)
+    found = outside.read(module)
+    made = _copier(module, own_weights, found).copy(module)
+    outside.remember(made, found)
+    return made
 
 
 def strays(module: nn.Module) -> list[str]:
     """The types of what a copy of a module shares with it, since it cannot be copied."""
-    copier = _copier(module, own_weights=False)
+    copier = _copier(module, False, outside.read(module))
     copier.copy(module)
     return list(dict.fromkeys(type(value).__name__ for value in copier.strays))
 
 
-def _copier(module: nn.Module, own_weights: bool) -> _Copier:
+def _copier(module: nn.Module, own_weights: bool, found: outside.Outside) -> _Copier:
     # What code reaches by a name outside of the module it finds there, not in the copy: it stays one for all.
-    kept = [*variables(module).values(), *cells(module), *([] if own_weights else module.parameters())]
+    kept = [*found.variables.values(), *found.cells, *([] if own_weights else module.parameters())]
     parts: dict[int, Any] = {id(child): child for child in module.modules()}
     made = {id(value): value for value in kept if id(value) not in parts}
     # What a handle of a hook refers to, weakly.
@@ -67,20 +71,28 @@ class _Copier:
     def __init__(self, made: dict[int, Any], parts: dict[int, Any]) -> None:
         self.made, self.parts = made, parts
         self.strays: list[Any] = []
+        self._makers = tuple(self._kinds())
+        self._how: dict[type, Callable[[Any], Any] | None] = {}  # by type: what makes copies; None for what needs none
         self._alive: list[Any] = []  # an id is unique only as long as its object lives
 
     def copy(self, value: Any) -> Any:
-        if type(value) in weakref.ProxyTypes:  # which passes itself off as what it stands for
-            return self._proxy(value)
-        if isinstance(value, ATOMIC):
+        kind = type(value)
+        if kind not in self._how:
+            self._how[kind] = self._maker(value)
+        make = self._how[kind]
+        if make is None:
             return value
         if id(value) in self.made:
             return self.made[id(value)]
         self._alive.append(value)
-        for kinds, make in self._kinds():
-            if isinstance(value, kinds):
-                return make(value)
-        return self._object(value)
+        return make(value)
+
+    def _maker(self, value: Any) -> Callable[[Any], Any] | None:
+        if type(value) in weakref.ProxyTypes:  # which passes itself off as what it stands for
+            return self._proxy
+        if isinstance(value, ATOMIC):
+            return None
+        return next((make for kinds, make in self._makers if isinstance(value, kinds)), self._object)
 
     def _kinds(self) -> Iterable[tuple[Any, Callable[[Any], Any]]]:
         return (
@@ -169,6 +181,8 @@ class _Copier:
     # Containers --------------------------------------------------------------------------------------------
 
     def _mapping(self, value: dict) -> dict:
+        if not value and type(value) in (dict, collections.OrderedDict):
+            return self._keep(value, type(value)())
         try:
             made = self._keep(value, copy.copy(value))  # of its own type, with its default factory
             made.clear()

@@ -14,7 +14,9 @@ import logging
 import re
 import sys
 import types
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,30 +36,45 @@ GETS = ("LOAD_ATTR", "LOAD_METHOD")
 DOORS = ("globals", "vars", "setattr", "delattr", "exec", "eval")
 
 
-def variables(module: nn.Module) -> dict[str, Any]:
-    """What lies outside of a module that its code may change or find changed: values by the variables' names."""
-    seen, shared = _Reading(), {id(cell) for cell in cells(module)}
+@dataclass
+class Outside:
+    """What was read of a module's code.
+
+    variables: what lies outside of the module that its code may change or find changed, by the variables' names.
+    cells: the variables that functions of its classes close over, which all of its copies share. foreign: whether code
+    runs in it that is of none of the known libraries: classes of its own, or hooks.
+    """
+
+    variables: dict[str, Any]
+    cells: list[types.CellType]
+    foreign: bool
+
+    def itself(self, module: nn.Module) -> str:
+        """The name of a variable that holds the module, or a part of it; "" where none does."""
+        parts = {id(child) for child in module.modules()}
+        return next((name for name, value in self.variables.items() if id(value) in parts), "")
+
+
+_read: weakref.WeakKeyDictionary[nn.Module, Outside] = weakref.WeakKeyDictionary()
+
+
+def read(module: nn.Module) -> Outside:
+    """Read a module's code; of a copy, what was read of its original."""
+    if module in _read:
+        return _read[module]
+    functions = list(_functions(module))
+    cells = [cell for function, everyones in functions if everyones for cell in function.__closure__ or ()]
+    seen, shared = _Reading(), {id(cell) for cell in cells}
     for kind in _kinds(module):
         seen.found.update({f"{kind.__name__}.{name}": v for name, v in _own(kind) if _changes(v)})
-    for function, everyones in _functions(module):
+    for function, everyones in functions:
         seen.function(function, everyones, shared)
-    return seen.found
+    return Outside(seen.found, cells, any(not _known(function.__module__ or "") for function, _ in functions))
 
 
-def itself(module: nn.Module) -> str:
-    """The name of a variable outside of a module that holds the module, or a part of it; "" where none does."""
-    parts = {id(child) for child in module.modules()}
-    return next((name for name, value in variables(module).items() if id(value) in parts), "")
-
-
-def foreign(module: nn.Module) -> bool:
-    """Whether code runs in a module that is of none of the known libraries: classes of its own, or hooks."""
-    return any(not _known(function.__module__ or "") for function, _ in _functions(module))
-
-
-def cells(module: nn.Module) -> list[types.CellType]:
-    """The variables that functions of a module's classes close over: all copies of it share them."""
-    return [cell for function, everyones in _functions(module) if everyones for cell in function.__closure__ or ()]
+def remember(copy: nn.Module, found: Outside) -> None:
+    """Have the same be read of a copy, which nobody gives other code, as of its original."""
+    _read[copy] = found
 
 
 # What there is to read ---------------------------------------------------------------------------------------
@@ -69,7 +86,7 @@ def _functions(module: nn.Module) -> Iterator[tuple[types.FunctionType, bool]]:
     They do share methods of their classes; of hooks, and what attributes hold, `copies.duplicate` makes new ones.
     """
     for child in module.modules():
-        for value in _values(vars(child), 3):
+        for value in _held(child):
             yield from ((function, False) for function in _plain(value))
     for kind in _kinds(module):
         for _, value in _own(kind):
@@ -78,11 +95,9 @@ def _functions(module: nn.Module) -> Iterator[tuple[types.FunctionType, bool]]:
 
 def _kinds(module: nn.Module) -> list[type]:
     """The classes of a module's parts and of what they hold, of none of the known libraries."""
-    found: dict[type, None] = {}
-    for child in module.modules():
-        for value in (child, *_values(vars(child), 3)):
-            found.update((kind, None) for kind in type(value).__mro__ if not _known(kind.__module__))
-    return list(found)
+    types_held = {type(value) for child in module.modules() for value in (child, *_held(child))}
+    found = {kind: None for held in types_held for kind in held.__mro__ if not _known(kind.__module__)}
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
 
 
 def _own(kind: type) -> Iterator[tuple[str, Any]]:
@@ -93,6 +108,13 @@ def _own(kind: type) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def _held(module: nn.Module) -> Iterator[Any]:
+    """What a module holds itself, and in containers, but for its parts, its weights and plain values."""
+    for name, value in vars(module).items():
+        if name not in ("_parameters", "_buffers", "_modules") and not isinstance(value, (bool, int, float, str)):
+            yield from _values(value, 3)
+
+
 def _values(value: Any, depth: int) -> Iterator[Any]:
     if isinstance(value, dict):
         for one in value.values():
@@ -100,7 +122,7 @@ def _values(value: Any, depth: int) -> Iterator[Any]:
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _values(one, depth - 1) if depth else ()
-    else:
+    elif value is not None:
         yield value
 
 

@@ -41,7 +41,8 @@ def trace(module: nn.Module, size: int, inputs: int = 3, layouts: Mapping[str, s
     watch.first(size)
     watch.second(size)
     said = layouts or {}
-    for other in (size + 32, 2 * size):  # most networks take sizes by the 32; patches of 14 pixels, and others, twice
+    # Most networks take sizes by the 32, of which small ones are quick; patches of 14 pixels, and others, twice.
+    for other in (size // 64 * 32 + 32 if size >= 128 else size + 32, 2 * size):
         if not axes.undecided(watch.seen, said) or watch.other(other):
             break
     if watch.result.habits.outside:  # what was left behind there should be of the size to come
@@ -56,7 +57,8 @@ class _Watch:
     def __init__(self, module: nn.Module, inputs: int) -> None:
         self.module, self.inputs = module, inputs
         self.result = Layers()
-        self.result.habits.foreign = outside.foreign(module)
+        self.outside = outside.read(module)
+        self.result.habits.foreign = self.outside.foreign
         self.copy = self._new()
         self.seen: dict[str, Seen] = {}  # in the order in which they ran last
         self.calls: dict[str, int] = {}
@@ -94,7 +96,7 @@ class _Watch:
             self.seen[name] = Seen(name, child, tuple(tensor.shape), before=before)
             self._samples[name] = _sample(tensor)
 
-        if itself := outside.itself(self.module):
+        if itself := self.outside.itself(self.module):
             raise FvfastError(
                 f"the network's code names the network itself in the variable {itself!r}, so no copy of it can be "
                 "rendered: let hooks use the module that they are given"
@@ -113,7 +115,7 @@ class _Watch:
             habits.draws, habits.writes = drew(), image._version != before
         weights = zip(self.copy.parameters(), self.module.parameters(), strict=False)
         habits.rewrites = habits.foreign and not all(mine is own or mine.equal(own) for mine, own in weights)
-        shared = [*outside.variables(self.module), *(f"a {kind}" for kind in strays(self.module))]
+        shared = [*self.outside.variables, *(f"a {kind}" for kind in strays(self.module))]
         habits.outside = shared[0] if shared else ""
         for name, layer in self.seen.items():
             inner = "" if name == LOGITS else f"{name}."
@@ -293,9 +295,16 @@ def input_size(
     flattened map): then it is that one, and views are zoomed. Raises FvfastError where the network cannot take images
     so small, or none at all.
     """
-    refusal = _refusal(module, size, inputs)
-    if refusal is None:
-        return size, _traced(module, size, inputs, layouts, name)
+    try:
+        return size, trace(module, size, inputs, layouts)
+    except FvfastError:
+        raise
+    except Exception as error:  # networks refuse sizes with every kind of exception
+        if is_out_of_memory(error):
+            raise
+        refusal = error
+    if _takes(module, size, inputs):
+        raise FvfastError(f"{name} cannot be watched while it runs: {told(refusal)}") from refusal
     more = feeding.wants(module)
     if isinstance(refusal, TypeError) and any(one in str(refusal) for one in more):
         given = ", ".join(f'"{one}": ...' for one in more)
@@ -311,22 +320,10 @@ def input_size(
     if fits is None:
         raise FvfastError(f"{name} fails on an image of {inputs} channels and {size} px: {told(refusal)}") from refusal
     if not _takes(module, fits + 64, inputs) and not _takes(module, fits * 2, inputs):
-        return fits, _traced(module, fits, inputs, layouts, name)
+        return fits, trace(module, fits, inputs, layouts)
     larger = range(size // 8 * 8 + 8, fits, 8)
     fitting = next((s for s in (*larger, max(fits, size // 32 * 32)) if s != size and _takes(module, s, inputs)), fits)
     raise FvfastError(f"{name} cannot take images of {size} px; use --size {fitting}") from refusal
-
-
-def _traced(module: nn.Module, size: int, inputs: int, layouts: Mapping[str, str] | None, name: str) -> Layers:
-    """As `trace`; an FvfastError where the network does not stand being watched."""
-    try:
-        return trace(module, size, inputs, layouts)
-    except FvfastError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise FvfastError(f"{name} cannot be watched while it runs: {told(error)}") from error
 
 
 def _refusal(module: nn.Module, size: int, inputs: int) -> Exception | None:
