@@ -8,15 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fvfast import outside
 from fvfast.copies import duplicate
+from fvfast.errors import FvfastError
 
 
 def pristine(module: nn.Module, device: torch.device, inputs: Mapping[str, Any] | tuple[Any, ...] = ()) -> nn.Module:
     """A copy in eval mode on `device`, in float32 (complex weights: in complex64).
 
     inputs: what the network takes besides the image, by position or by name (`Model.inputs`). Never run it: a pass may
-    leave something behind; run a `duplicate` of it.
+    leave something behind; run a `duplicate` of it. Raises FvfastError where no copy would be the network.
     """
+    if itself := outside.read(module).itself(module):
+        raise FvfastError(
+            f"the network's code names the network itself in the variable {itself!r}, so no copy of it can be "
+            "rendered: let hooks use the module that they are given"
+        )
     copied = in_type(duplicate(module).eval().requires_grad_(False), torch.float32, device)
     if inputs:
         copied.register_forward_pre_hook(Besides(inputs, device), with_kwargs=True)

@@ -96,11 +96,6 @@ class _Watch:
             self.seen[name] = Seen(name, child, tuple(tensor.shape), before=before)
             self._samples[name] = _sample(tensor)
 
-        if itself := self.outside.itself(self.module):
-            raise FvfastError(
-                f"the network's code names the network itself in the variable {itself!r}, so no copy of it can be "
-                "rendered: let hooks use the module that they are given"
-            )
         habits, image = self.result.habits, self.image(size)
         before = image._version
         with drawing() as drew:
