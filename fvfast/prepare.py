@@ -5,32 +5,24 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fvfast.agreement import near, passes, seen
 from fvfast.copies import duplicate
-from fvfast.distances import distance
-from fvfast.errors import Fault, is_out_of_memory
+from fvfast.errors import Fault
+from fvfast.folding import fold, laid_out
 from fvfast.forms import MODULES, Form
 from fvfast.habits import Dice, Habits, seeded
-from fvfast.layers import UNFOLDED, Layer, Layers, Tap
+from fvfast.layers import Layer, Layers, Tap
 from fvfast.lowering import lower
 from fvfast.pristine import in_type
 from fvfast.reverse import Reversible
 from fvfast.stem import widen
 from fvfast.tape import Refused, in_short
-from fvfast.tracing import watched
-
-# Folding changes the order of roundings only: at most 2e-6 at the logits of 13 networks (torchvision, random weights).
-FOLD_TOLERANCE = 1e-3
-# A network in the form that runs against the network as it was given, in the same type, for an image's first view.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-
 
 _TURN = threading.RLock()
 
@@ -141,7 +133,7 @@ class Fast:
 
         From then on the latter serves them, where it does not. For a GPU, where batches share one network.
         """
-        if self.astray.isdisjoint(names) and not _passes(self.copy_of(names), self.copy_as_given(), image, names):
+        if self.astray.isdisjoint(names) and not passes(self.copy_of(names), self.copy_as_given(), image, names):
             self.astray |= frozenset(names)
 
     def form_for(self, names: Collection[str], images: int) -> Form:
@@ -239,8 +231,8 @@ class Private:
         """Whether the fused operations do for this batch what the network does."""
         key = tuple(names), image.shape
         if key not in self._fits:
-            right = _seen(self._reference(), image, names)
-            self._fits[key] = _near([*lowered(image.detach())], right, image.dtype)
+            right = seen(self._reference(), image, names)
+            self._fits[key] = near([*lowered(image.detach())], right, image.dtype)
             if not self._fits[key]:
                 self.fast.refusals.append("its operations do something else with the image's first view")
         return self._fits[key]
@@ -251,44 +243,13 @@ class Private:
         if key not in self._taps:
             fast = self.fast
             with fast.turn if fast.habits.shared else contextlib.nullcontext():
-                fits = _passes(fast.copy_of(names), self._reference(), image, names)
+                fits = passes(fast.copy_of(names), self._reference(), image, names)
             self._taps[key] = fast.copy_of(names) if fits else fast.copy_as_given()
         return self._taps[key]
 
     def _reference(self) -> Tap:
         """The network as given; as new, unless it is known to keep nothing."""
         return self.fast.copy_as_given() if self.fast.habits.foreign else self.fast.as_given
-
-
-def _passes(trial: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bool:
-    """Whether a network that was changed in form does what the one that was given does, for an image [B, C, H, W].
-
-    In its second pass: what a first one leaves behind, being cut short, must not change it.
-    """
-    try:
-        _seen(trial, 0.5 * image.flip(-1), names)
-        return agree(trial, reference, image, names)
-    except Exception as error:  # networks refuse what they do not know with every kind of exception
-        if is_out_of_memory(error):
-            raise
-        return False
-
-
-def agree(tap: Tap, reference: Tap, image: Tensor, names: Collection[str]) -> bool:
-    """Whether two networks put out the same for an image [B, C, H, W], as far as their type can tell."""
-    return _near(_seen(tap, image, names), _seen(reference, image, names), image.dtype)
-
-
-@torch.no_grad()
-def _seen(tap: Tap, image: Tensor, names: Collection[str]) -> list[Tensor]:
-    with seeded(0):
-        return [output.detach() for output in tap(image.detach().clone(), names).values()]
-
-
-def _near(found: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    # What is not a number is said of the objective, whichever form it comes from.
-    pairs = [(a, b) for a, b in zip(found, right, strict=True) if b.isfinite().all()]
-    return all(a.shape == b.shape and distance(a, b) <= TOLERANCE[dtype] for a, b in pairs)
 
 
 def keep_layout(activations: Iterable[Tensor]) -> None:
@@ -319,105 +280,13 @@ def prepare(
     inputs: the image's channels.
     """
     wanted = list(dict.fromkeys(wanted))
-    plain = _laid_out(duplicate(module))
+    plain = laid_out(duplicate(module))
     for child in plain.modules():
         if getattr(child, "inplace", False) is True:
             setattr(child, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors and modules)
-    folded, unfit, astray = _fold(module, plain, layers, wanted, size, inputs)
+    folded, unfit, astray = fold(module, plain, layers, wanted, size, inputs)
     writes = isinstance(layers, Layers) and layers.habits.writes
     widened = wide and not unfit and not writes and inputs == 3 and widen(folded, layers, list(wanted), size)
     given = module if dtype == torch.float32 else in_type(duplicate(module), dtype)
-    folded, plain = (in_type(_laid_out(network).requires_grad_(False), dtype) for network in (folded, plain))
+    folded, plain = (in_type(laid_out(network).requires_grad_(False), dtype) for network in (folded, plain))
     return Fast(folded, plain, given, layers, wanted, unfit, astray, 4 if widened else inputs, inputs)
-
-
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(child, nn.Conv2d) for child in module.modules())
-
-
-def _laid_out(module: nn.Module) -> nn.Module:
-    if _convolves(module):
-        return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return module
-
-
-def _fold(
-    given: nn.Module, plain: nn.Module, layers: Mapping[str, Layer], wanted: Collection[str], size: int, inputs: int = 3
-) -> tuple[nn.Module, frozenset[str], frozenset[str]]:
-    """A copy with every batch-norm folded whose input is a convolution's output, where that shows, and where `plain`,
-    which it is a copy of, is not like `given` either.
-
-    Pairs are found by running the network, not by tracing its code, so any network will do; a convolution whose
-    output goes elsewhere too is folded wrongly, so the wanted layers are compared before and after.
-    """
-    parameter = next(plain.parameters(), torch.zeros(()))
-    image = torch.randn(1, inputs, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-    own = isinstance(layers, Layers) and layers.habits.rewrites
-    folded = duplicate(plain, own_weights=own)
-    with seeded(0):
-        pairs = _pairs(duplicate(given, own_weights=own), image.clone())
-    for conv_name, norm_name in pairs:
-        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        if conv_name in wanted:
-            setattr(conv, UNFOLDED, duplicate(conv, own_weights=False))
-        conv.weight, conv.bias = weight, bias
-        parent, _, leaf = norm_name.rpartition(".")
-        setattr(folded.get_submodule(parent), leaf, nn.Identity())
-    right = _seen(Tap(duplicate(given, own_weights=own), layers, wanted, channels=inputs), image, wanted)
-    _laid_out(folded)
-    # As it will run: with channels last, which not every network's own code takes (`y.view(len(y), -1)`).
-    laid = image.contiguous(memory_format=torch.channels_last) if _convolves(plain) else image
-    unlike: list[frozenset[str]] = []
-    for network in (folded, plain):
-        try:
-            now = _seen(Tap(duplicate(network, own_weights=own), layers, wanted), laid.clone(), wanted)
-        except Exception as error:  # networks refuse what they do not know with every kind of exception
-            if is_out_of_memory(error):
-                raise
-            unlike.append(frozenset(wanted))
-        else:
-            pairs = zip(wanted, now, right, strict=True)
-            unlike.append(frozenset(name for name, a, b in pairs if not distance(a, b) < FOLD_TOLERANCE))
-    return folded, unlike[0], unlike[1]
-
-
-def _pairs(module: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """The names of every (convolution, batch-norm) that follow each other and run once in a whole forward pass."""
-    produced: dict[int, str] = {}
-    kept: list[Any] = []  # an id is unique only as long as its tensor lives
-    pairs: list[tuple[str, str]] = []
-    runs: dict[str, int] = {}
-
-    def after(name: str, child: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        runs[name] = runs.get(name, 0) + 1
-        if isinstance(child, nn.Conv2d):
-            produced[id(output)] = name
-            kept.append(output)
-        elif inputs and id(inputs[0]) in produced:
-            pairs.append((produced[id(inputs[0])], name))
-
-    watched(module, image, after, lambda child: _is_plain_convolution(child) or _is_plain_norm(child))
-    uses = Counter(conv for conv, _ in pairs)
-    return [(conv, norm) for conv, norm in pairs if uses[conv] == runs[conv] == runs[norm] == 1]
-
-
-def _is_plain_convolution(module: nn.Module) -> bool:
-    """Whether a module's weights are its own to change: not made anew in every pass (weight_norm, pruning)."""
-    own = isinstance(module, nn.Conv2d) and isinstance(vars(module)["_parameters"].get("weight"), nn.Parameter)
-    return own and not module._forward_pre_hooks and not hasattr(module, "parametrizations")
-
-
-def _is_plain_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch-norm and no more: subclasses may hold an activation too."""
-    return (
-        isinstance(module, nn.BatchNorm2d)
-        and type(module).forward is nn.BatchNorm2d.forward
-        and module.running_mean is not None
-    )

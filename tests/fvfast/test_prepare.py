@@ -7,8 +7,9 @@ from torch import nn
 
 from fvfast import lowering, tracing
 from fvfast.errors import Fault
+from fvfast.folding import FOLD_TOLERANCE
 from fvfast.layers import UNFOLDED, Tap
-from fvfast.prepare import FOLD_TOLERANCE, prepare
+from fvfast.prepare import prepare
 from fvfast.pristine import pristine
 
 CPU = torch.device("cpu")
