@@ -246,8 +246,8 @@ class _Copier:
         if hasattr(type(value), "__deepcopy__"):
             return self._by_library(value)
         try:
-            reduced = value.__reduce_ex__(4)
-            make, arguments, state, listed, keyed = (*reduced, None, None, None)[:5]
+            reduced: tuple[Any, ...] = (*value.__reduce_ex__(4), None, None, None)
+            make, arguments, state, listed, keyed = reduced[:5]
             made = self._keep(value, make(*map(self.copy, arguments)))
         except Exception:  # pickling protocols raise every kind of error
             return self._by_library(value)
@@ -263,7 +263,8 @@ class _Copier:
         if hasattr(made, "__setstate__"):
             made.__setstate__(self.copy(state))
             return
-        plain, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+        parts: tuple[Any, Any] = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+        plain, slots = parts
         for name, one in (plain or {}).items():
             made.__dict__[name] = self.copy(one)
         for name, one in (slots or {}).items():
