@@ -27,7 +27,7 @@ def taken(module: nn.Module, size: int) -> int | None:
     colours = _look(module, COLOURS, size)
     if colours.whole:
         return COLOURS
-    said = None if colours.layer is None else _said_by(colours.layer, colours.given)
+    said = None if colours.layer is None else _said_by(colours.layer, colours.given, colours.flat)
     if said is not None and said != COLOURS and (colours.flat or _look(module, said, size).passed):
         return said
     others = (count for count in range(1, MOST + 1) if count != COLOURS)
@@ -36,9 +36,10 @@ def taken(module: nn.Module, size: int) -> int | None:
 
 @dataclass
 class _Look:
-    """What came of an image in a network: the first layer that minds the number of channels, the shape that it was
-    given, whether that layer took it, and whether the whole network did."""
+    """What came of an image of `size` pixels in a network: the first layer that minds the number of channels, the shape
+    that it was given, whether that layer took it, and whether the whole network did."""
 
+    size: int
     layer: nn.Module | None = None
     given: tuple[int, ...] = ()
     passed: bool = False
@@ -46,11 +47,12 @@ class _Look:
 
     @property
     def flat(self) -> bool:
-        return isinstance(self.layer, nn.Linear) and len(self.given) == 2
+        """Whether that layer is a linear one on the pixels themselves."""
+        return isinstance(self.layer, nn.Linear) and len(self.given) == 2 and self.given[-1] == COLOURS * self.size**2
 
 
 def _look(module: nn.Module, channels: int, size: int) -> _Look:
-    found = _Look()
+    found = _Look(size)
 
     def before(layer: nn.Module, given: tuple[Any, ...]) -> None:
         if found.layer is None and given and isinstance(given[0], Tensor):
@@ -78,7 +80,7 @@ def _look(module: nn.Module, channels: int, size: int) -> _Look:
     return found
 
 
-def _said_by(layer: nn.Module, given: tuple[int, ...]) -> int | None:
+def _said_by(layer: nn.Module, given: tuple[int, ...], flat: bool) -> int | None:
     """The image's channels, by what a network's first layer takes and what it was given of an image with three."""
     if isinstance(layer, nn.Linear):
         wanted, seen = layer.in_features, given[-1]
@@ -89,7 +91,7 @@ def _said_by(layer: nn.Module, given: tuple[int, ...]) -> int | None:
     # A network may have put more into a channel than the image had there, such as a patch's pixels, but in proportion.
     if seen and wanted * COLOURS % seen == 0:
         return wanted * COLOURS // seen
-    if isinstance(layer, nn.Linear) and len(given) == 2:  # all pixels of an image of another size
+    if flat:  # all pixels of an image of another size
         return next((c for c in (COLOURS, 1, *range(2, MOST + 1)) if _is_square(wanted / c)), None)
     return None
 

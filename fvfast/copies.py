@@ -38,16 +38,16 @@ def duplicate(module: nn.Module, *, own_weights: bool = True) -> nn.Module:
     file, a handle of a library) is shared; `strays` names it.
     """
     found = outside.read(module)
-    made = _copier(module, own_weights, found).copy(module)
+    copier = _copier(module, own_weights, found)
+    made = copier.copy(module)
+    found.strays = list(dict.fromkeys(type(value).__name__ for value in copier.strays))
     outside.remember(made, found)
     return made
 
 
 def strays(module: nn.Module) -> list[str]:
     """The types of what a copy of a module shares with it, since it cannot be copied."""
-    copier = _copier(module, False, outside.read(module))
-    copier.copy(module)
-    return list(dict.fromkeys(type(value).__name__ for value in copier.strays))
+    return outside.read(duplicate(module, own_weights=False)).strays
 
 
 def _copier(module: nn.Module, own_weights: bool, found: outside.Outside) -> _Copier:
@@ -55,10 +55,9 @@ def _copier(module: nn.Module, own_weights: bool, found: outside.Outside) -> _Co
     kept = [*found.variables.values(), *found.cells, *([] if own_weights else module.parameters())]
     parts: dict[int, Any] = {id(child): child for child in module.modules()}
     made = {id(value): value for value in kept if id(value) not in parts}
-    # What a handle of a hook refers to, weakly.
-    parts |= {
-        id(value): value for child in module.modules() for value in vars(child).values() if isinstance(value, dict)
-    }
+    # What is referred to weakly too: hooks by their handles, an object that keeps state for them.
+    held = (value for child in module.modules() for value in vars(child).values())
+    parts |= {id(value): value for value in held if not isinstance(value, (*ATOMIC, Tensor))}
     return _Copier(made, parts)
 
 
@@ -133,7 +132,10 @@ class _Copier:
         if type(module).__name__ == COMPILED and isinstance(getattr(module, "_orig_mod", None), nn.Module):
             return self._keep(module, self.copy(module._orig_mod))
         if hasattr(type(module), "__deepcopy__"):  # it knows better (a graph of torch.fx)
-            return self._by_library(module)
+            made = self._by_library(module)
+            for mine, own in zip(made.modules(), module.modules(), strict=False):
+                mine.training = own.training  # which such copies may forget
+            return made
         made = self._keep(module, object.__new__(type(module)))
         made.__dict__.update({name: self.copy(v) for name, v in module.__dict__.items() if name not in FORGOTTEN})
         return made

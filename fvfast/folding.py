@@ -28,7 +28,8 @@ def _convolves(module: nn.Module) -> bool:
 
 def laid_out(module: nn.Module) -> nn.Module:
     if _convolves(module):
-        return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        # Those of planes only: `module.to` stumbles over kernels of volumes beside them.
+        module._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
     return module
 
 

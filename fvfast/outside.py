@@ -16,7 +16,7 @@ import sys
 import types
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Outside:
     variables: dict[str, Any]
     cells: list[types.CellType]
     foreign: bool
+    strays: list[str] = field(default_factory=list)  # types of what cannot be copied, once it was tried
 
     def itself(self, module: nn.Module) -> str:
         """The name of a variable that holds the module, or a part of it; "" where none does."""

@@ -169,6 +169,8 @@ class Fast:
                 raise Refused("what it puts out depends on the passes before")
             if self.habits.draws:
                 raise Refused("it draws random numbers")
+            if self.habits.rewrites:
+                raise Refused("it changes its own weights")
             with seeded(0):
                 return lower(run, image)
         except Refused as refusal:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fvfast import axes, feeding, outside
 from fvfast.axes import Seen
 from fvfast.channels import counted, taken
-from fvfast.copies import duplicate, strays
+from fvfast.copies import duplicate
 from fvfast.distances import distance
 from fvfast.errors import FvfastError, is_out_of_memory
 from fvfast.habits import Memory, drawing, looking, seeded
@@ -110,7 +110,7 @@ class _Watch:
             habits.draws, habits.writes = drew(), image._version != before
         weights = zip(self.copy.parameters(), self.module.parameters(), strict=False)
         habits.rewrites = habits.foreign and not all(mine is own or mine.equal(own) for mine, own in weights)
-        shared = [*self.outside.variables, *(f"a {kind}" for kind in strays(self.module))]
+        shared = [*self.outside.variables, *(f"a {kind}" for kind in self.outside.strays)]
         habits.outside = shared[0] if shared else ""
         for name, layer in self.seen.items():
             inner = "" if name == LOGITS else f"{name}."
@@ -196,6 +196,9 @@ class _Watch:
                 kind = "output" if seen.module is None else type(seen.module).__name__
                 self.result[name] = _described(name, kind, seen.one, found[name], self.calls[name])
         self.result.unnamed = self.unnamed
+        for name, _ in self.module.named_modules():
+            if name and name not in self.calls:
+                self.unnamed[name] = "it did not run when the network was looked at"
         first = {id(child): name for name, child in self.module.named_modules()}
         for name, child in self.module.named_modules(remove_duplicate=False):
             if first[id(child)] in self.result and name not in self.result:
@@ -290,15 +293,11 @@ def input_size(
     flattened map): then it is that one, and views are zoomed. Raises FvfastError where the network cannot take images
     so small, or none at all.
     """
-    try:
-        return size, trace(module, size, inputs, layouts)
-    except FvfastError:
-        raise
-    except Exception as error:  # networks refuse sizes with every kind of exception
-        if is_out_of_memory(error):
-            raise
-        refusal = error
-    if _takes(module, size, inputs):
+    layers, refusal = _tried(module, size, inputs, layouts)
+    if layers is not None and refusal is None:
+        return size, layers
+    assert refusal is not None
+    if layers is None and _takes(module, size, inputs):
         raise FvfastError(f"{name} cannot be watched while it runs: {told(refusal)}") from refusal
     more = feeding.wants(module)
     if isinstance(refusal, TypeError) and any(one in str(refusal) for one in more):
@@ -307,6 +306,8 @@ def input_size(
             f"{name} wants more than an image: give it {' and '.join(more)} with fvfast.load(model, inputs={{{given}}})"
         ) from refusal
     fits = _fitting(module, size, native, inputs, refusal)
+    if fits is None and layers is not None:
+        return size, layers
     if fits is None and (count := taken(duplicate(module, own_weights=False), native)) not in (inputs, None):
         raise FvfastError(
             f"{name} takes images of {counted(count)}, and its mean and std are for {inputs}: load it with "
@@ -321,16 +322,37 @@ def input_size(
     raise FvfastError(f"{name} cannot take images of {size} px; use --size {fitting}") from refusal
 
 
+def _tried(
+    module: nn.Module, size: int, inputs: int, layouts: Mapping[str, str] | None
+) -> tuple[Layers | None, Exception | None]:
+    """The layers at a size, where the network runs; and what speaks against that size, if anything does."""
+    try:
+        layers = trace(module, size, inputs, layouts)
+    except FvfastError:
+        raise
+    except Exception as error:  # networks refuse sizes with every kind of exception
+        if is_out_of_memory(error):
+            raise
+        return None, error
+    return layers, _Rows(layers.unnamed[LOGITS]) if "mixes images" in layers.unnamed.get(LOGITS, "") else None
+
+
+class _Rows(Exception):
+    """One image comes out as several, as `y.view(-1, 400)` makes of one that is too large."""
+
+
 def _refusal(module: nn.Module, size: int, inputs: int) -> Exception | None:
-    """What a network raises for an image of a size; None where it takes it."""
+    """What a network raises for an image of a size, or what is wrong with its output; None where it takes it."""
     try:
         watch = _Watch(module, inputs)
         with torch.no_grad(), seeded(0):
-            watch.copy(watch.image(size))
+            output = first_tensor(watch.copy(watch.image(size)))
     except Exception as error:  # networks refuse sizes with every kind of exception
         if is_out_of_memory(error):
             raise
         return error
+    if output is not None and output.dim() > 1 and 1 not in output.shape:
+        return _Rows(f"its output {list(output.shape)} is not that of one image")
     return None
 
 
