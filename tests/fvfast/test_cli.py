@@ -183,7 +183,7 @@ def test_from_with_something_changed(cli):
         (["sketch_nets:tinny", "a:1"], "sketch_nets has no 'tinny' (did you mean tiny"),
         (["sketch_nets:tiny"], "name at least one target; `fvfast layers sketch_nets:tiny` lists the layers"),
         (["sketch_nets:tiny", "deeep:1"], "has no layer 'deeep' with a tensor output (did you mean deep"),
-        (["sketch_nets:Mute", "words:1"], "the layer words of sketch_nets:Mute cannot be a target: its output holds no tensor"),
+        (["sketch_nets:Mute", "words:1"], "words of sketch_nets:Mute cannot be a target: its output holds no tensor"),
         (["sketch_nets:tiny", "deep:12"], "deep has channels 0-11, not 12"),
         (["sketch_nets:tiny", "deep:4-2"], "the range 4-2 in deep:4-2 runs backwards; write 2-4"),
         (["sketch_nets:tiny", "deep:one"], "'deep:one' is no target; write LAYER:CHANNEL, LAYER:3,7,10-19"),
@@ -399,9 +399,7 @@ def test_a_network_that_runs_as_it_is_says_why(cli):
     assert (document["form"], document["form_why"]) == ("modules", "it draws random numbers")
     code, out, _ = cli(*arguments)
     assert code == 0
-    assert "the network ran as its own modules, slower: it draws random numbers" in " ".join(
-        out.split()
-    )
+    assert "the network ran as its own modules, slower: it draws random numbers" in " ".join(out.split())
 
 
 def test_version_and_help(cli):
