@@ -87,7 +87,7 @@ def find(source: photographs.Source) -> Animation | None:
 
 
 def _found(picture: PIL.Image.Image, source: str | os.PathLike[str] | PIL.Image.Image, name: str) -> Animation | None:
-    indices = photographs.frames_of(picture)
+    indices = photographs.frames_of(picture, name)
     if len(indices) == 1:
         return None
     before, sizes = picture.tell(), set()

@@ -197,10 +197,14 @@ def dtype_name(value: Any) -> str | None:
     raise FvfastError(f"dtype must be a name such as 'float32', not {shown(value)}")
 
 
-def numbers(name: str, value: Any, **limits: float) -> tuple[float, ...]:
-    """Several finite numbers from any sequence of them; one alone is a sequence of one."""
+def numbers(name: str, value: Any, **limits: float) -> tuple[float, ...] | float:
+    """One finite number, or several from any sequence of them, or from an array or a tensor of whatever shape."""
     if is_number(value):
-        return (number(name, value, **limits),)
+        return number(name, value, **limits)
     if isinstance(value, (set, frozenset)) or not is_many(value):
-        raise FvfastError(f"{name} must be a list of numbers, not {shown(value)}")
-    return tuple(number(f"each number of {name}", one, **limits) for one in value)
+        raise FvfastError(f"{name} must be a number or a list of numbers, not {shown(value)}")
+    found = value.flatten() if hasattr(value, "flatten") else value
+    several = tuple(number(f"each number of {name}", one, **limits) for one in found)
+    if not several:
+        raise FvfastError(f"{name} must be a number or a list of numbers, not {shown(value)}")
+    return several

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvfast.errors import FvfastError
-
 COLOURS = 3  # what most networks take, and all that was made for RGB
 MOST = 16  # channels that are tried where no layer says how many it takes
 
@@ -98,18 +96,6 @@ def _said_by(layer: nn.Module, given: tuple[int, ...], flat: bool) -> int | None
 
 def _is_square(value: float) -> bool:
     return value.is_integer() and math.isqrt(int(value)) ** 2 == value
-
-
-def numbers(name: str, value: Any) -> tuple[float, ...] | float:
-    """A network's mean or deviation as it was given: one number, or one a channel. Raises FvfastError."""
-    try:
-        found = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise FvfastError(f"{name} is a number, or one for each channel of an image, not {value!r}") from error
-    if not found.numel() or not found.isfinite().all() or (name == "std" and found.min() <= 0):
-        above = " above 0" if name == "std" else ""
-        raise FvfastError(f"{name} is a finite number{above}, or one for each channel of an image, not {value!r}")
-    return tuple(found.flatten().tolist()) if found.dim() else float(found)
 
 
 def counted(channels: int) -> str:

@@ -277,7 +277,7 @@ def unreadable(path: Path, error: Exception) -> str:
 
 def _open(path: Path) -> PIL.Image.Image:
     with PIL.Image.open(path) as picture:
-        photographs.refuse_several(path, photographs.frames_of(picture))
+        photographs.refuse_several(path, photographs.frames_of(picture, path))
         if picture.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow would cut off at white
             return files.to_pil(photographs.to_tensor(ImageOps.exif_transpose(picture)))
         return ImageOps.exif_transpose(picture).convert("RGB")

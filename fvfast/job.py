@@ -60,6 +60,7 @@ class Job:
         )
         if not firm and view is None:
             self.size = self.view
+        self.brought = self.view != (view or self.size)  # to a size that nobody has asked for
         self.generators: dict[str, Generator] = {}
         self.pictures: dict[str, Tensor] = {}
         self.recordings = Recordings()  # what a render on a GPU leaves for the next, if it is meant to
@@ -97,7 +98,7 @@ class Job:
     def notes(self) -> list[str]:
         """What a person should know of the network: sentences."""
         habits, name, found = self.layers.habits, self.model.name, []
-        if self.view != self.size:
+        if self.brought:
             found.append(f"{name} sees images of {self.view} px: the canvas of {self.size} px is brought to that size")
         if habits.draws:
             found.append(f"{name} draws random numbers as it runs: it sees the same picture differently every time")

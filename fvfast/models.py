@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fvfast import arguments, builders, feeding, wrapping
-from fvfast.channels import COLOURS, NEUTRAL_MEAN, NEUTRAL_STD, counted, numbers, taken
+from fvfast.channels import COLOURS, NEUTRAL_MEAN, NEUTRAL_STD, counted, taken
 from fvfast.checkpoints import entry_of
 from fvfast.errors import FvfastError, did_you_mean
 from fvfast.feeding import wants as wants
@@ -120,7 +120,10 @@ def load(
         loaded = Model(type(module).__name__, "given", module, **_metadata(module))
     if not isinstance(model, (str, Path)) and str(weights) != "default":
         raise FvfastError("weights belong to models that go by name: load them into your module before")
-    return _normalised(_with(loaded, size, classes, inputs, layouts), mean, std)
+    described = _with(loaded, size, classes, inputs, layouts)
+    if isinstance(model, Model) and mean is None and std is None:  # which its maker has said, or `load` found out
+        return described
+    return _normalised(described, mean, std)
 
 
 def _with(loaded: Model, size: Any, classes: Any, inputs: Any, layouts: Any) -> Model:
@@ -143,7 +146,11 @@ def _with(loaded: Model, size: Any, classes: Any, inputs: Any, layouts: Any) -> 
 
 def _normalised(model: Model, mean: Any, std: Any) -> Model:
     """The model with as many means and deviations as its images have channels. Raises FvfastError."""
-    given = {name: numbers(name, value) for name, value in (("mean", mean), ("std", std)) if value is not None}
+    given: dict[str, tuple[float, ...] | float] = {}
+    if mean is not None:
+        given["mean"] = arguments.numbers("mean", mean)
+    if std is not None:
+        given["std"] = arguments.numbers("std", std, above=0.0)
     counts = {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
     if len(set(counts.values())) > 1:
         raise FvfastError(

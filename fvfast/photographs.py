@@ -85,7 +85,7 @@ def take(source: Source) -> Photograph:
     if isinstance(source, PIL.Image.Image):
         with readable("the PIL image"):
             if source.tell() == 0:
-                refuse_several("the PIL image", frames_of(source))
+                refuse_several("the PIL image", frames_of(source, "the PIL image"))
             source.load()
             return decoded(source, source.format or "")
     if isinstance(source, np.ndarray | Tensor):
@@ -98,15 +98,23 @@ def take(source: Source) -> Photograph:
 def read(path: str | os.PathLike[str]) -> Photograph:
     """Read a photograph. Raises FvfastError where there is none, no picture in it, or more than one."""
     with readable(path), PIL.Image.open(path) as file:
-        frames = frames_of(file)
+        frames = frames_of(file, path)
         refuse_several(path, frames)
         file.seek(frames[0])
         file.load()
         return decoded(file, file.format or "")
 
 
-def frames_of(picture: PIL.Image.Image) -> list[int]:
-    """Which of a PIL image's frames, or pages, are shown one after another; where it stands stays the same."""
+def frames_of(picture: PIL.Image.Image, name: str | os.PathLike[str]) -> list[int]:
+    """Which of a PIL image's frames, or pages, are shown one after another; where it stands stays the same.
+
+    Raises FvfastError where its pages are the channels of a render.
+    """
+    if planes.described(picture) is not None:
+        raise FvfastError(
+            f"{name} is no photograph, since its pages are the {getattr(picture, 'n_frames', 1)} channels of a render: "
+            "give it as the start of a render or as the picture of an objective"
+        )
     count = getattr(picture, "n_frames", 1)
     if count == 1 or picture.format in ONE_PICTURE:
         return [0]
@@ -209,6 +217,12 @@ def planes_of(source: Source) -> Tensor:
     """
     if isinstance(source, np.ndarray | Tensor):
         return pixels.channels(source, several=True)
+    if isinstance(source, PIL.Image.Image) and source.tell() == 0:
+        with readable("the PIL image"):
+            channels = planes.read(source)
+            source.seek(0)
+        if channels is not None:
+            return channels
     if isinstance(source, str | os.PathLike):
         unreadable = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)  # `take` says why
         with contextlib.suppress(*unreadable), warnings.catch_warnings(action="ignore"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from fvfast.errors import FvfastError
 
 CHANNELS = (1, 3, 4)  # grey, colours, colours with an opacity
 FORM = "a picture must be [H, W], or have 1, 3 or 4 channels first or last"
+SEVERAL = f"a picture must be [H, W], or have 1 to {MOST} channels first or last"
 SLACK = 1 / 510  # half a step of 8 bits: what rounding puts beyond 0 or 1
 # Between the two is what neither 0..1 nor 0..255 explains: an overshoot, or a normalised picture without its negatives.
 NEITHER = (1 + SLACK, 4.0)
@@ -23,13 +22,13 @@ def channels(numbers: np.ndarray | Tensor, several: bool = False) -> Tensor:
     """An array or a tensor as [C, H, W] float32 in 0..1 on the CPU; C is 1, 3 or 4.
 
     numbers: [H, W], [H, W, C] or [C, H, W], or one such in a batch of one. What they mean is for `scaled` to say.
-    several: whether there may be other numbers of channels, up to 16 of them. Raises FvfastError where that cannot be
-    told.
+    several: whether there may be other numbers of channels, up to 16 of them; see `_either`. Raises
+    FvfastError where that cannot be told.
     """
     numbers = _plain(numbers)
     if 0 in numbers.shape:
         raise FvfastError(f"a picture of shape {list(numbers.shape)} is empty: give one with pixels")
-    return scaled(_channels_first(numbers, range(1, MOST + 1) if several else CHANNELS)).contiguous()
+    return scaled(_channels_first(numbers, several)).contiguous()
 
 
 def scaled(numbers: Tensor) -> Tensor:
@@ -88,9 +87,9 @@ def _plain(numbers: np.ndarray | Tensor) -> Tensor:
     return numbers.detach().cpu()
 
 
-def _channels_first(numbers: Tensor, counts: Container[int]) -> Tensor:
+def _channels_first(numbers: Tensor, several: bool) -> Tensor:
     """[C, H, W] from [H, W], [H, W, C] or [C, H, W], or one such in a batch of one."""
-    shape = list(numbers.shape)
+    form, shape = SEVERAL if several else FORM, list(numbers.shape)
     if len(shape) == 4:
         if shape[0] != 1:
             raise FvfastError(f"{shape} are {shape[0]} pictures where one is needed: give one of them")
@@ -98,12 +97,23 @@ def _channels_first(numbers: Tensor, counts: Container[int]) -> Tensor:
     if numbers.dim() == 2:
         return numbers[None]
     if numbers.dim() != 3:
-        raise FvfastError(f"{FORM}, not {shape}")
-    first, last = numbers.shape[0] in counts, numbers.shape[-1] in counts
+        raise FvfastError(f"{form}, not {shape}")
+    first, last = (numbers.shape[axis] in CHANNELS for axis in (0, -1))
+    if several and not (first or last):
+        first, last = _either(*numbers.shape)
     if first and last:
-        raise FvfastError(
-            f"a picture of shape {shape} may have its channels first or last: give a PIL image, which knows them"
-        )
+        cure = f"make it more than {MOST} px wide and high" if several else "give a PIL image, which knows them"
+        raise FvfastError(f"a picture of shape {shape} may have its channels first or last: {cure}")
     if not first and not last:
-        raise FvfastError(f"{FORM}, not {shape}")
+        raise FvfastError(f"{form}, not {shape}")
     return numbers if first else numbers.permute(2, 0, 1)
+
+
+def _either(first: int, middle: int, last: int) -> tuple[bool, bool]:
+    """Whether an array has its channels first, and last, where neither axis is as long as grey or colours have it.
+
+    A small picture's sides could be channels as well: then they are first, which is PyTorch's way, unless only the
+    other reading gives a square.
+    """
+    both = first <= MOST and last <= MOST
+    return first <= MOST, last <= MOST and (not both or (first == middle != last))

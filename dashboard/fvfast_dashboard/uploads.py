@@ -54,7 +54,7 @@ def accept(name: str, data: bytes) -> Upload:
                     )
                 if min(width, height) < SMALLEST:
                     raise FvfastError(f"{name} has {width}x{height} pixels: {SMALLEST} on each side are the least")
-                frames = len(photographs.frames_of(picture))
+                frames = len(photographs.frames_of(picture, name))
                 if frames > 1:
                     raise FvfastError(f"{name} has {frames} frames: give one of them by itself, or use `fvfast dream`")
                 picture.load()

@@ -112,6 +112,7 @@ def test_a_dream_a_damaged_photograph_and_a_bug(desk, tmp_path):
     good = desk.submit(DreamRequest(str(tmp_path / "photo.png"), str(out), "photo.png", "patterns", 1, 2))
     bad = desk.submit(DreamRequest(str(tmp_path / "bad.png"), str(out), "bad.png", "patterns", 1, 1))
     bug = desk.submit(request("conv:1", model="sketch_nets:Buggy"), code=True)
+    ours = desk.submit(DreamRequest(3, str(out), "3.png", "patterns", 1, 1))  # pyright: ignore: which no page asks for
     after = desk.submit(request(), code=True)
     done = desk.wait(good.number, PATIENCE)
     assert (done.state, done.file, done.done, done.part) == ("finished", str(out), 2, 1.0)
@@ -121,8 +122,10 @@ def test_a_dream_a_damaged_photograph_and_a_bug(desk, tmp_path):
     assert difference.mean() < 1 / 255
     assert desk.wait(bad.number, PATIENCE).sentence.endswith("is not a picture that can be read")
     broken = desk.wait(bug.number, PATIENCE)
-    assert (broken.state, broken.sentence) == ("failed", "the worker met a bug: LookupError: a bug of its own")
-    assert broken.log.endswith("LookupError: a bug of its own")
+    assert broken.state == "failed"
+    assert "LookupError: a bug of its own (sketch_nets.py, line " in broken.sentence
+    broken = desk.wait(ours.number, PATIENCE)
+    assert (broken.state, broken.sentence[:21]) == ("failed", "the worker met a bug:")
     assert "Traceback" in broken.log
     assert desk.wait(after.number, PATIENCE).state == "finished"
 

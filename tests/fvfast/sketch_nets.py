@@ -275,7 +275,7 @@ class Flat(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.out = nn.AvgPool2d(1)
+        self.out = nn.Conv2d(3, 3, 1)
 
     def forward(self, x):
         return self.out(torch.ones(len(x), 3, 4, 4))

@@ -123,7 +123,7 @@ def test_snapshots_are_a_number_or_steps(net):
 def test_pairs_and_modules_are_targets(net):
     conv, head = net.module[0], net.module[4]
     expected = render(net, ["0:3", "0", "4", "4:1"])
-    result = render(net, [("0", 3.0), conv, torch.compile(head, backend="eager"), (head, np.int64(1))])
+    result = render(net, [("0", 3.0), conv, nn.DataParallel(head), (head, np.int64(1))])
     assert result.targets == expected.targets == ["0:3", "0", "4", "4:1"]
     assert result.images.equal(expected.images)
     assert render(net, ("0", 3)).targets == ["0:3"]
@@ -187,15 +187,18 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_numbers_of_objectives(net, name):
-    """They are made without a complaint, so that a list of them can be; the render says what is wrong."""
-    expected = render(net, MAKERS[name](3))
-    for value in (3.0, np.int64(3), np.float32(3), torch.tensor(3)):
-        result = render(net, MAKERS[name](value))
+@pytest.mark.parametrize(("turn", "name"), list(enumerate(MAKERS)))
+def test_numbers_of_objectives(net, turn, name):
+    """They are made without a complaint, so that a list of them can be; the render says what is wrong.
+
+    Every maker has a third of the values that are no numbers, and half of those that are, by turns.
+    """
+    expected = render(net, MAKERS[name](3), steps=1)
+    for value in (3.0, np.int64(3), np.float32(3), torch.tensor(3))[turn % 2 :: 2]:
+        result = render(net, MAKERS[name](value), steps=1)
         assert result.targets == expected.targets
         assert result.images.equal(expected.images)
-    for value in [*NO_NUMBERS, HUGE]:
+    for value in [*NO_NUMBERS[turn % 3 :: 3], HUGE]:
         assert "must be" in refused(render, net, MAKERS[name](value))
 
 

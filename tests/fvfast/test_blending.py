@@ -103,7 +103,7 @@ def test_what_the_objective_does_not_need_becomes_transparent(nets):
             self.quarter = torch.nn.Identity()
 
         def forward(self, x):
-            return self.quarter(x[..., :16, :16].mean((2, 3), keepdim=True) + 5)
+            return self.quarter(x[..., :16, :16].mean((2, 3)) + 5)
 
     recipe = replace(DEFAULT, steps=60, lr=0.2, views=Views(), alpha=1.0)
     result = fvfast.render(fvfast.Model("corner", "none", Corner(), size=32), "quarter:0", recipe=recipe, size=32)
@@ -201,8 +201,8 @@ def test_three_targets_make_two_ways_that_share_an_end(tiny):
     [
         ("deep:1", {"interpolate": 3}, "there is nothing to interpolate between: name two targets or more"),
         ("deep:1,2", {"interpolate": 1}, "interpolate must be 2 or more, not 1"),
-        ("0.5 * deep:1 + deep:2", {}, "is no target; a sum is written WEIGHT \\* TARGET \\+ WEIGHT \\* TARGET"),
-        ("half * deep:1", {}, "is no target; a sum is written WEIGHT"),
+        ("0.5 * deep:1 + deep:2", {}, "is no target: a sum is written WEIGHT \\* TARGET \\+ WEIGHT \\* TARGET"),
+        ("half * deep:1", {}, "is no target: a sum is written WEIGHT"),
         ("0.5 * deep:1,2", {}, "'deep:1,2' means 2 images where one is needed: name one channel"),
         ("0.5 * deap:1", {}, "tiny has no layer 'deap'"),
     ],

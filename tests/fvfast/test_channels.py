@@ -12,7 +12,20 @@ import torch.nn.functional as F
 from torch import nn
 
 import fvfast
-from fvfast import channels, examples, files, judging, keeping, objectives, photographs, planes, seeded, speed
+from fvfast import (
+    animations,
+    channels,
+    examples,
+    files,
+    judging,
+    keeping,
+    objectives,
+    photographs,
+    planes,
+    seeded,
+    speed,
+    tracing,
+)
 from fvfast.errors import FvfastError
 from fvfast.images import Fourier, Frame, _in_threes
 from fvfast.recipes import DEFAULT, PLAIN
@@ -145,15 +158,24 @@ def test_one_number_stands_for_every_channel():
         (3, {"mean": (0.5,) * 4}, ("3 channels", "for 4")),
         (4, {"mean": (0.5,) * 3, "std": (0.2,) * 3}, ("4 channels", "for 3")),
         (1, {"std": (0.2,) * 12}, ("1 channel,", "for 12")),
-        (3, {"mean": "0.5"}, ("mean is a number", "'0.5'")),
-        (3, {"mean": float("nan")}, ("mean is a finite number", "nan")),
-        (1, {"std": 0}, ("std is a finite number above 0",)),
-        (4, {"mean": []}, ("mean is a finite number", "[]")),
+        (3, {"mean": "0.5"}, ("mean must be a number or a list of numbers", "'0.5'")),
+        (3, {"mean": float("nan")}, ("mean must be a finite number", "nan")),
+        (1, {"std": 0}, ("std must be above 0", "0")),
+        (4, {"mean": []}, ("mean must be a number or a list of numbers", "[]")),
     ],
 )
-def test_a_normalisation_that_does_not_fit_is_refused(count, options, words):
+def test_a_normalisation_that_does_not_fit_is_refused(monkeypatch, count, options, words):
+    monkeypatch.setattr(tracing, "PATIENCE", 0.2)  # with looking for a size that would do
     sentence = refusal(lambda: fvfast.render(fvfast.load(net(count), **options), "2:1", size=16, steps=1))
     assert all(word in sentence for word in words), sentence
+
+
+def test_what_a_model_says_of_itself_is_not_guessed_again(monkeypatch):
+    monkeypatch.setattr(tracing, "PATIENCE", 0.2)
+    for count in (1, 4, 12):
+        model = fvfast.Model("made", "none", net(3), (0.5,) * count, (0.2,) * count)
+        assert fvfast.load(model) is model
+        assert "3 channels" in refusal(lambda model=model: fvfast.render(model, "2:1", size=16, steps=1))
 
 
 def test_a_render_says_what_it_assumes():
@@ -166,8 +188,10 @@ def test_a_render_says_what_it_assumes():
 # Values ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image", PARAMETERISATIONS)
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(
+    ("count", "image"),
+    [(count, "fourier") for count in COUNTS] + [(count, image) for image in PARAMETERISATIONS[1:] for count in (1, 4)],
+)
 def test_objectives_are_those_of_the_untouched_network(count, image):
     model = given(count)
     made = fvfast.render(model, ["2:3", "0:1"], image=image, size=20, steps=3)
@@ -265,6 +289,36 @@ def test_a_picture_of_the_networks_channels_is_what_a_render_starts_from(count):
         torch.testing.assert_close(made.objective_start[0], expected, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        *[((count, 16, 16), 0) for count in (1, 2, 3, 4, 5, 12, 16)],
+        *[((16, 16, count), 2) for count in (1, 3, 4)],
+        *[((40, 30, count), 2) for count in (1, 2, 3, 4, 12)],
+        ((12, 16, 20), 0),
+        ((2, 40, 16), 0),
+        ((16, 20, 3), 2),
+    ],
+)
+def test_an_arrays_channels_are_first_unless_only_last_makes_sense(shape, axis):
+    picture = torch.rand(shape)
+    assert torch.equal(photographs.planes_of(picture), picture.movedim(axis, 0))
+    assert torch.equal(photographs.planes_of(picture.numpy()[None]), picture.movedim(axis, 0))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3), (4, 40, 4), (1, 9, 3), (16, 16, 12), (8, 8, 2), (17, 18, 19)])
+def test_an_array_whose_channels_cannot_be_told_is_refused(shape):
+    assert str(list(shape)) in refusal(lambda: seeded.inversion("2", torch.rand(shape)))
+
+
+def test_a_fourth_channel_is_an_opacity_to_a_network_of_colours():
+    picture = F.interpolate(torch.rand(1, 4, 4, 4), size=(16, 16), mode="bicubic")[0].clamp(0.2, 0.8)
+    for count, seen in ((3, picture[:3]), (4, picture), (1, photographs.with_channels(picture[:3], 1))):
+        made = fvfast.render(given(count), "2:3", image="pixel", start=picture, size=16, steps=1)
+        expected = by_hook(given(count), "2", seen[None])[:, 3].mean()
+        torch.testing.assert_close(made.objective_start[0], expected, rtol=1e-2, atol=1e-3)
+
+
 def test_colours_are_seen_in_grey_by_a_network_of_one_channel(tmp_path):
     colours = F.interpolate(torch.rand(1, 3, 4, 4), size=(16, 16), mode="bicubic")[0].clamp(0.2, 0.8)
     files.to_pil(colours).save(tmp_path / "colours.png")
@@ -277,7 +331,7 @@ def test_colours_are_seen_in_grey_by_a_network_of_one_channel(tmp_path):
         assert start.item() == pytest.approx(0, abs=2e-3)
 
 
-@pytest.mark.parametrize(("count", "held"), [(4, 3), (12, 3), (2, 1), (3, 4), (1, 2)])
+@pytest.mark.parametrize(("count", "held"), [(4, 3), (12, 3), (2, 1), (3, 5), (1, 2)])
 def test_a_picture_of_other_channels_is_refused(count, held):
     other = torch.rand(held, 16, 16)
     for options in ({"start": other}, {"target": seeded.caricature("2", other)}):
@@ -352,7 +406,11 @@ def test_other_channels_are_pages_of_a_tiff(tmp_path, count):
             assert beside.mode == "RGB"
         assert files.read_spec(path) == files.read_spec(path.with_suffix(".png"))
         assert torch.equal(photographs.planes_of(path), torch.from_numpy(levels(image)).float() / 255)
-        assert "is no photograph" in refusal(lambda p=path: photographs.read(p))
+        for take in (photographs.read, animations.find, lambda p: fvfast.dream(p, given(3), "2")):
+            assert f"the {count} channels of a render" in refusal(lambda p=path, take=take: take(p))
+        with PIL.Image.open(path) as opened:
+            assert torch.equal(photographs.planes_of(opened), photographs.planes_of(path))
+            assert "the PIL image is no photograph" in refusal(lambda p=opened: photographs.take(p))
     shots = sorted((tmp_path / "snapshots").glob("*.tif"))
     assert len(shots) == 2
     assert torch.equal(photographs.planes_of(shots[1]), torch.from_numpy(levels(made.snapshots[0][0][1])).float() / 255)

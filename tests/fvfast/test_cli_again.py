@@ -22,7 +22,7 @@ GIVEN = "was made from a network that was given in Python (Tiny)"
 
 @pytest.fixture
 def made(nets, monkeypatch):
-    """PNGs by how their network was handed over: given bare, by `load`, as a Model; by a name, or weights, now gone."""
+    """Makes a PNG by how its network is handed over: bare, by `load`, as a Model; by a name, or weights, then gone."""
     Path("passing.py").write_text("import sketch_nets, torch\ntorch.manual_seed(3)\nnet = sketch_nets.Tiny()\n")
     monkeypatch.syspath_prepend(".")
     torch.manual_seed(3)
@@ -36,14 +36,16 @@ def made(nets, monkeypatch):
         "weights gone": ("sketch_nets:tiny", {"weights": "w.pt"}),
         "there": ("sketch_nets:tiny", {}),
     }
-    found = {}
-    for name, (network, options) in networks.items():
+
+    def make(name):
+        network, options = networks[name]
         (path,) = fvfast.render(network, "deep:3", size=32, steps=2, seed=5, **options).save("made")
-        found[name] = shutil.move(path, f"{name.replace(' ', '-')}.png")
-    Path("passing.py").unlink()
-    monkeypatch.delitem(sys.modules, "passing")
-    Path("w.pt").rename("moved.pt")
-    return found
+        Path("passing.py").unlink()
+        monkeypatch.delitem(sys.modules, "passing", raising=False)
+        Path("w.pt").rename("moved.pt")
+        return shutil.move(path, f"{name.replace(' ', '-')}.png")
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def made(nets, monkeypatch):
     ],
 )
 def test_a_network_that_is_not_to_be_had_is_named_with_its_cure(cli, made, name, cause):
-    path = made[name]
+    path = made(name)
     code, out, err = cli("render", "--from", path)
     assert (code, out) == (2, "")
     assert err.startswith(f"fvfast: {path} {cause}")
@@ -85,6 +87,7 @@ def test_a_network_that_is_not_to_be_had_is_named_with_its_cure(cli, made, name,
     ],
 )
 def test_a_model_stands_in_only_where_it_must(cli, made, arguments, sentence):
+    made("bare" if "bare.png" in arguments else "there")
     code, out, err = cli("render", *arguments)
     assert (code, out) == (2, "")
     assert sentence in err
@@ -92,8 +95,9 @@ def test_a_model_stands_in_only_where_it_must(cli, made, arguments, sentence):
 
 
 def test_the_model_of_the_png_itself_may_be_named(cli, made):
-    assert cli("render", "sketch_nets:tiny", "--from", made["there"], "--out", "again")[0] == 0
-    assert Path("again/sketch_nets-tiny-deep-3-seed5.png").read_bytes() == Path(made["there"]).read_bytes()
+    there = made("there")
+    assert cli("render", "sketch_nets:tiny", "--from", there, "--out", "again")[0] == 0
+    assert Path("again/sketch_nets-tiny-deep-3-seed5.png").read_bytes() == Path(there).read_bytes()
 
 
 @pytest.mark.parametrize("changes", [{"mean": (0.1, 0.5, 0.9)}, {"std": (1.0, 1.0, 1.0)}, {"size": 40}])

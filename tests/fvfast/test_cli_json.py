@@ -1,5 +1,6 @@
 """`--json` is one document on stdout, whatever a network prints there."""
 
+import gc
 import inspect
 import json
 import math
@@ -69,6 +70,8 @@ def loud(noisy, monkeypatch):
     Path("sketch_loud.py").write_text(text)
     monkeypatch.syspath_prepend(".")
     monkeypatch.delitem(sys.modules, "sketch_loud", raising=False)
+    yield
+    gc.collect()  # its networks say so when they go, which is not to be in another test's document
 
 
 def test_nothing_that_a_network_prints_reaches_the_document(noisy):

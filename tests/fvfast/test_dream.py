@@ -38,7 +38,7 @@ def tiled(module, objectives, tile, size=64):
     """`module` in tiles, unnormalised."""
     module = module.eval()
     found = trace(module, size)
-    tap = prepare(module, found, [name for o in objectives for name in o.layers], size, torch.float32)
+    tap = prepare(module, found, sorted({name for o in objectives for name in o.layers}), size, torch.float32)
     return tiles.Tiled(tap, objectives, torch.zeros(3), torch.ones(3), torch.float32, tile)
 
 

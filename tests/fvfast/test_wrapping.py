@@ -282,7 +282,7 @@ def test_inputs_and_layouts_are_part_of_a_renders_key():
     [
         ({"size": (64, 32)}, "size must be one number, since images are square, not (64, 32)"),
         ({"size": "64"}, "size must be a whole number of pixels, not '64'"),
-        ({"mean": "imagenet"}, "mean must be a list of numbers, not 'imagenet'"),
+        ({"mean": "imagenet"}, "mean must be a number or a list of numbers, not 'imagenet'"),
         ({"mean": (0.5, float("nan"), 0.5)}, "each number of mean must be a finite number, not nan"),
         ({"std": (1, 0, 1)}, "each number of std must be above 0, not 0.0"),
         ({"classes": "abc"}, "classes must be a list of names, not 'abc'"),
@@ -295,6 +295,6 @@ def test_metadata_of_another_type(options, sentence, tiny):
 
 
 def test_metadata_may_come_from_numpy_and_change_a_models_own(tiny):
-    changed = load(tiny, mean=torch.tensor([0.5, 0.25, 0.5]).numpy(), std=(2,), size=(48, 48), classes=["a", "b"])
-    assert (changed.mean, changed.std, changed.size, changed.classes) == ((0.5, 0.25, 0.5), (2.0,), 48, ("a", "b"))
+    changed = load(tiny, mean=torch.tensor([0.5, 0.25, 0.5]).numpy(), std=2, size=(48, 48), classes=["a", "b"])
+    assert (changed.mean, changed.std, changed.size, changed.classes) == ((0.5, 0.25, 0.5), (2.0,) * 3, 48, ("a", "b"))
     assert (changed.name, changed.module) == (tiny.name, tiny.module)
