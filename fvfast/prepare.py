@@ -224,16 +224,19 @@ class Private:
         if lowered is not None and self._right(lowered, image, wanted):
             return dict(zip(wanted, lowered(image), strict=True))
         tap = self._modules(image, wanted)
-        if not self.fast.habits.shared:
+        with self._turn(), self._dice() if self._dice else contextlib.nullcontext():
             return tap(image, wanted)
-        with self.fast.turn, self._dice() if self._dice else contextlib.nullcontext():
-            return tap(image, wanted)
+
+    def _turn(self) -> contextlib.AbstractContextManager[Any]:
+        """While entered, no other network's pass is under way that may reach the same variables."""
+        return self.fast.turn if self.fast.habits.shared else contextlib.nullcontext()
 
     def _right(self, lowered: Reversible, image: Tensor, names: list[str]) -> bool:
         """Whether the fused operations do for this batch what the network does."""
         key = tuple(names), image.shape
         if key not in self._fits:
-            right = seen(self._reference(), image, names)
+            with self._turn():
+                right = seen(self._reference(), image, names)
             self._fits[key] = near([*lowered(image.detach())], right, image.dtype)
             if not self._fits[key]:
                 self.fast.refusals.append("its operations do something else with the image's first view")
@@ -244,7 +247,7 @@ class Private:
         key = tuple(names)
         if key not in self._taps:
             fast = self.fast
-            with fast.turn if fast.habits.shared else contextlib.nullcontext():
+            with self._turn():
                 fits = passes(fast.copy_of(names), self._reference(), image, names)
             self._taps[key] = fast.copy_of(names) if fits else fast.copy_as_given()
         return self._taps[key]

@@ -132,7 +132,8 @@ class Run:
                 return self._follow(self.engine(steps[-1]), steps, progress, verbose, inline)
             except Restless:
                 self.slow = "the objective reads other layers at some steps than at others"
-        warnings.warn(f"rendering step by step: {self.slow}", SlowPath, stacklevel=3)
+        # Past this method, `render_vis` and the frame of its decorator.
+        warnings.warn(f"rendering step by step: {self.slow}", SlowPath, stacklevel=4)
         loop = General(self.network, self.loss, self.image_f, self.transform_f, self.optimizer)
         return self._follow(loop, steps, progress, verbose, inline)
 
