@@ -120,7 +120,7 @@ def measure(
         view = step.image.view(step.table[0]).detach()
         untouched = Job(fvfast.load(case.model, "none"), device, view.dtype, case.size, None)
         with Tap(untouched.module, untouched.layers, step.names) as tap:
-            trial = Trial(step.tap, tap, view, step.names)
+            trial = Trial(step.fast, tap, view, step.names)
             for name in forms:
                 row["forms"][name] = _form(trial, name, step, device)
                 keep()
@@ -145,7 +145,7 @@ def _form(trial: Trial, name: str, step: Step, device: torch.device) -> dict[str
         found |= {"error of the outputs": trial.error(outputs), "passed": True}  # else it had been refused
         del outputs
         found["pass ms"] = quantiles(alone(lambda: samples(passes, trial.view, tuned)))
-        step.tap.forms[tuple(step.names), len(trial.view)] = Form(name, run=run)
+        step.fast.forms[tuple(step.names), len(trial.view)] = Form(name, run=run)
         found["step ms"] = quantiles(alone(lambda: _steps(step, device)))
         found["profile"] = alone(lambda: profiled(passes, trial.view, tuned))
     except Exception as error:

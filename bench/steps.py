@@ -258,7 +258,7 @@ def step_of_case(
 def _network(step: Step) -> Callable[[], torch.Tensor]:
     """Forward, objective and gradient of the network alone, on a view that stays as it is."""
     batch: Batch = step.batch
-    tap: Fast = step.tap
+    tap: Fast = step.fast
     view = batch.image.view(step.table[0]).detach().requires_grad_()
     objective = Together(batch.objectives)
 

@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 
 from fvfast.errors import FvfastError, is_out_of_memory
-from fvfast.prepare import Fast
 from fvfast.step import Batch, Step
 
 # Before a capture: loads every kernel (illegal inside one), lets cuDNN choose, and fills every cache.
@@ -180,8 +179,7 @@ def record(
     step: Step, notify: Callable[[str], None], graphs: Callable[[torch.device, bool], Graph] = CudaGraph
 ) -> Recording:
     """A step warmed up and captured, standing at its start."""
-    assert isinstance(step.tap, Fast)
-    tuned = step.tap.form_for(step.names, len(step.batch.rows)).tuned
+    tuned = step.fast.form_for(step.names, len(step.batch.rows)).tuned
     return Recording(step, notify, graphs(step.parameter.device, tuned))
 
 

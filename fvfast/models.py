@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,8 +86,8 @@ def load(
     model: str | Path | nn.Module | Model = DEFAULT_MODEL,
     weights: str | Path = "default",
     *,
-    mean: float | Sequence[float] | Tensor | None = None,
-    std: float | Sequence[float] | Tensor | None = None,
+    mean: float | Sequence[float] | np.ndarray | Tensor | None = None,
+    std: float | Sequence[float] | np.ndarray | Tensor | None = None,
     size: int | Iterable[int] | None = None,
     classes: Iterable[str] | None = None,
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,

@@ -25,7 +25,7 @@ from fvfast.neutral import neutral
 from fvfast.objectives import Channel
 from fvfast.optimize import crew_size, keep_large_blocks
 from fvfast.plans import ImagePlan
-from fvfast.prepare import Fast, prepare
+from fvfast.prepare import prepare
 from fvfast.recipes import RECIPES
 from fvfast.session import Session
 from fvfast.stamps import machine
@@ -189,5 +189,4 @@ def _gate(job: Job, step: Step) -> dict[str, Any]:
     def value(activations: dict[str, torch.Tensor]) -> torch.Tensor:
         return objective(Context(activations, layers=step.tap.layers))
 
-    assert isinstance(step.tap, Fast)
-    return verdict(compare(job.module, job.layers, step.tap, step.names, view, value))
+    return verdict(compare(job.module, job.layers, step.fast, step.names, view, value))

@@ -102,6 +102,7 @@ class Step:
         parameter = batch.image.parameter
         device = parameter.device
         self.batch, self.tap, self.image, self.parameter = batch, tap, batch.image, parameter
+        self.fast = tap.fast if isinstance(tap, Private) else tap  # what every batch's network is made from
         self.objective = Together(_on(device, batch.objectives))
         self.names = sorted({name for objective, _ in batch.objectives for name in objective.layers})
         self.table = batch.table.to(device, copy=True)  # [steps, B, 6]

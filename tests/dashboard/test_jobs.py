@@ -112,7 +112,7 @@ def test_a_dream_a_damaged_photograph_and_a_bug(desk, tmp_path):
     good = desk.submit(DreamRequest(str(tmp_path / "photo.png"), str(out), "photo.png", "patterns", 1, 2))
     bad = desk.submit(DreamRequest(str(tmp_path / "bad.png"), str(out), "bad.png", "patterns", 1, 1))
     bug = desk.submit(request("conv:1", model="sketch_nets:Buggy"), code=True)
-    ours = desk.submit(DreamRequest(3, str(out), "3.png", "patterns", 1, 1))  # pyright: ignore: which no page asks for
+    ours = desk.submit(DreamRequest(3, str(out), "3.png", "patterns", 1, 1))  # pyright: ignore (no page asks for it)
     after = desk.submit(request(), code=True)
     done = desk.wait(good.number, PATIENCE)
     assert (done.state, done.file, done.done, done.part) == ("finished", str(out), 2, 1.0)

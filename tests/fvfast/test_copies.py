@@ -1,5 +1,9 @@
 """Copies that are the network, and share nothing with it that a pass may change."""
 
+# Networks as people write them: what they keep on themselves has any type.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import collections
 import functools
 import threading

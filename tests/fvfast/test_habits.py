@@ -1,5 +1,9 @@
 """Networks that do more than compute: what is rendered is what they do, and says so where that cannot be."""
 
+# Networks as people write them: what they keep on themselves has any type.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 import copy
 import functools
 
