@@ -303,8 +303,7 @@ def test_a_loop_climbs(name, judge, tmp_path):
     assert 0 <= images.min() < images.max() <= 1
     before = judge(torch.full((2, 3, 64, 64), 0.5), "_blocks.4", (1, 3))
     assert all(end > start for end, start in zip(judge(images, "_blocks.4", (1, 3)), before, strict=True))
-    # The loop is a part of the call; of eight steps, those that its rate is taken from may be the slower ones.
-    assert 8 / told["seconds"] < told["steps_per_s"] * 1.25
+    assert 8 / told["seconds"] < told["steps_per_s"] * 1.01  # the loop is a part of the call
     assert 1e8 < told["peak_bytes"] < 1e11
 
 
